@@ -1,0 +1,1 @@
+"""The bench: simulated instruments at wire level that share one physical world."""
