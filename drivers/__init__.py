@@ -1,0 +1,1 @@
+"""Instruments: one file each, a table of commands and short methods."""

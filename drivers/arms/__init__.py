@@ -1,0 +1,1 @@
+"""Arms and plate movers."""
