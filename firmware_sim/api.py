@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from firmware_sim.errors import BenchError
 from firmware_sim.log import Log
@@ -17,6 +18,8 @@ from firmware_sim.world import World
 __all__ = [
     "BenchError",
     "ByteSimulator",
+    "Connection",
+    "Endpoint",
     "Factory",
     "IllegalAddress",
     "IllegalValue",
@@ -24,6 +27,29 @@ __all__ = [
     "RegisterSimulator",
     "Simulator",
 ]
+
+
+class Connection(Protocol):
+    """One client's connection to a TCP server of an instrument; the host makes one for each client."""
+
+    greeting: bytes
+    """Sent as soon as the client has connected."""
+
+    closed: bool
+    """True once the instrument has hung up; the host sends what it has and closes."""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes in any pieces; return what the instrument answers at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A TCP server beside the instrument's own link: where it listens, and what makes a connection."""
+
+    address: str
+    """`host:port`; port 0 lets the system choose."""
+
+    connect: Callable[[], Connection]
 
 
 class Simulator(ABC):
@@ -60,6 +86,20 @@ class Simulator(ABC):
     @abstractmethod
     def reboot(self) -> None:
         """Lose what the instrument loses when its power is cycled."""
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Further servers of the instrument by name; the bench announces each as `INSTRUMENT.NAME`."""
+        return {}
+
+    def fault(self, kind: str, details: Mapping[str, Any]) -> None:
+        """Suffer `stuck`, `drift` or `error` until `mend`; `details` are the further keys of the fault.
+
+        `BenchError` if this instrument has no such fault.
+        """
+        raise BenchError(f"{self.name} ({self.model}) has no fault {kind!r}.")
+
+    def mend(self, kind: str) -> None:
+        """The cause of a fault is gone; what the instrument latched stays latched until it is cleared there."""
 
     def state(self) -> dict[str, Any]:
         """What `firmware-sim world` shows of this instrument: axis positions, temperatures, and so on."""
