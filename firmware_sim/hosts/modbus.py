@@ -1,0 +1,209 @@
+"""Modbus servers as pure values: bytes in, bytes out.
+
+PDUs: MODBUS Application Protocol Specification V1.1b3, section 6. RTU framing: MODBUS over Serial Line V1.02,
+section 2.5.1; TCP framing: MODBUS Messaging on TCP/IP Implementation Guide V1.0b, section 3.1.3.
+
+A real RTU slave finds the end of a frame by silence on the line. There is no time here, so frames are found by
+their length and checksum instead, wherever they begin: garbage or half a request in front of a request does not
+hide it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from firmware_sim.api import IllegalAddress, IllegalValue, RegisterSimulator
+
+READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT = 1, 2, 3, 4
+WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS = 5, 6, 15, 16
+ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
+
+BROADCAST = 0
+_COIL_STATES = {0xFF00: 1, 0x0000: 0}
+_MAX_READ = {READ_COILS: 2000, READ_DISCRETE: 2000, READ_HOLDING: 125, READ_INPUT: 125}
+_LONGEST_RTU = 256
+_SHORTEST_RTU = 4
+_LONGEST_TCP = 254
+
+
+def answer(simulator: RegisterSimulator, pdu: bytes) -> bytes:
+    """The response PDU to a request PDU (function code first, 1..253 bytes); an exception PDU if refused."""
+    function = pdu[0]
+    try:
+        if function in _MAX_READ:
+            return _read(simulator, pdu)
+        if function in (WRITE_COIL, WRITE_REGISTER):
+            return _write_one(simulator, pdu)
+        if function in (WRITE_COILS, WRITE_REGISTERS):
+            return _write_many(simulator, pdu)
+    except IllegalAddress:
+        return bytes([function | 0x80, ILLEGAL_ADDRESS])
+    except IllegalValue:
+        return bytes([function | 0x80, ILLEGAL_VALUE])
+    return bytes([function | 0x80, ILLEGAL_FUNCTION])
+
+
+def _read(simulator: RegisterSimulator, pdu: bytes) -> bytes:
+    function, address, count = pdu[0], _word(pdu, 1), _word(pdu, 3)
+    if len(pdu) != 5 or not 1 <= count <= _MAX_READ[function]:
+        raise IllegalValue
+    _within(address, count)
+    values = simulator.read(function, address, count)
+    data = _pack_bits(values) if function in (READ_COILS, READ_DISCRETE) else _pack_words(values)
+    return bytes([function, len(data)]) + data
+
+
+def _write_one(simulator: RegisterSimulator, pdu: bytes) -> bytes:
+    function, address, value = pdu[0], _word(pdu, 1), _word(pdu, 3)
+    if len(pdu) != 5 or (function == WRITE_COIL and value not in _COIL_STATES):
+        raise IllegalValue
+    simulator.write(function, address, [_COIL_STATES[value] if function == WRITE_COIL else value])
+    return pdu
+
+
+def _write_many(simulator: RegisterSimulator, pdu: bytes) -> bytes:
+    function, address, count = pdu[0], _word(pdu, 1), _word(pdu, 3)
+    bits = function == WRITE_COILS
+    size = (count + 7) // 8 if bits else count * 2
+    longest = 1968 if bits else 123
+    if len(pdu) != 6 + size or pdu[5] != size or not 1 <= count <= longest:
+        raise IllegalValue
+    _within(address, count)
+    data = pdu[6:]
+    values = _unpack_bits(data, count) if bits else [_word(data, 2 * i) for i in range(count)]
+    simulator.write(function, address, values)
+    return pdu[:5]
+
+
+def _within(address: int, count: int) -> None:
+    if address + count > 0x10000:
+        raise IllegalAddress
+
+
+def _word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "big")
+
+
+def _pack_words(values: Sequence[int]) -> bytes:
+    return b"".join(value.to_bytes(2, "big") for value in values)
+
+
+def _pack_bits(values: Sequence[int]) -> bytes:
+    packed = bytearray((len(values) + 7) // 8)
+    for i, value in enumerate(values):
+        packed[i // 8] |= bool(value) << (i % 8)
+    return bytes(packed)
+
+
+def _unpack_bits(data: bytes, count: int) -> list[int]:
+    return [data[i // 8] >> (i % 8) & 1 for i in range(count)]
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC_TABLE = _crc_table()
+
+
+def crc16(data: bytes) -> bytes:
+    """CRC of MODBUS over Serial Line V1.02, section 6.2.2, as it stands on the wire (low byte first)."""
+    crc = 0xFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
+    return crc.to_bytes(2, "little")
+
+
+class RtuSlave:
+    """All the slaves of one serial line: silent to other addresses, bad checksums and broadcasts."""
+
+    def __init__(self, simulators: Sequence[RegisterSimulator]) -> None:
+        self._units = {simulator.unit: simulator for simulator in simulators}
+        self._buffer = b""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the line in any pieces; return the answers to the requests now complete."""
+        self._buffer += data
+        replies = b""
+        while (found := self._next_request()) is not None:
+            start, end = found
+            request, self._buffer = self._buffer[start : end - 2], self._buffer[end:]
+            replies += self._serve(request)
+        self._buffer = self._buffer[-(_LONGEST_RTU - 1) :]
+        return replies
+
+    def _serve(self, request: bytes) -> bytes:
+        unit, pdu = request[0], request[1:]
+        if unit == BROADCAST:
+            for simulator in self._units.values():
+                answer(simulator, pdu)
+            return b""
+        if unit not in self._units:
+            return b""
+        reply = request[:1] + answer(self._units[unit], pdu)
+        return reply + crc16(reply)
+
+    def _next_request(self) -> tuple[int, int] | None:
+        """Where in the buffer the first complete request with a right checksum begins and ends."""
+        for start in range(len(self._buffer) - _SHORTEST_RTU + 1):
+            size = _request_size(self._buffer[start:])
+            if size is None:
+                # A function we do not know has no known length; only silence could end it. What came in one
+                # piece from the first byte on is taken as one frame, so that it is refused and not ignored.
+                size = len(self._buffer) if start == 0 else 0
+            end = start + size
+            if _SHORTEST_RTU <= size <= _LONGEST_RTU and end <= len(self._buffer):
+                frame = self._buffer[start:end]
+                if crc16(frame[:-2]) == frame[-2:]:
+                    return start, end
+        return None
+
+
+def _request_size(head: bytes) -> int | None:
+    """Length of the request that begins with these bytes, with checksum; None for a function not known here.
+
+    More than there is (or can be) while its byte count has not come yet.
+    """
+    function = head[1]
+    if function in (WRITE_COILS, WRITE_REGISTERS):
+        return 9 + head[6] if len(head) > 6 else _LONGEST_RTU + 1
+    if function in _MAX_READ or function in (WRITE_COIL, WRITE_REGISTER):
+        return 8
+    return None
+
+
+class TcpSlave:
+    """One client's Modbus TCP connection to an instrument alone behind it: every unit id is answered."""
+
+    greeting = b""
+
+    def __init__(self, simulator: RegisterSimulator) -> None:
+        self.closed = False
+        self._simulator = simulator
+        self._buffer = b""
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of the stream in any pieces; return the answers to the requests now complete.
+
+        A header that cannot be Modbus TCP leaves no way to find the next request: `closed` becomes true.
+        """
+        self._buffer += data
+        replies = b""
+        while len(self._buffer) >= 8 and not self.closed:
+            protocol, length = _word(self._buffer, 2), _word(self._buffer, 4)
+            if protocol != 0 or not 2 <= length <= _LONGEST_TCP:
+                self.closed = True
+                break
+            if len(self._buffer) < 6 + length:
+                break
+            header, pdu = self._buffer[:7], self._buffer[7 : 6 + length]
+            self._buffer = self._buffer[6 + length :]
+            reply = answer(self._simulator, pdu)
+            replies += header[:4] + (len(reply) + 1).to_bytes(2, "big") + header[6:7] + reply
+        return replies
