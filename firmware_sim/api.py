@@ -1,7 +1,8 @@
 """What an instrument of the bench is: bytes or registers in and out, and time as an argument.
 
 A simulator knows its instrument's manual and the world, and nothing of the host that carries its bytes.
-Physical time comes in through `tick`; the host multiplies real time by the bench's `speed`.
+Physical time comes in through `tick`; the bench multiplies real time by its `speed`. The bench ticks every
+instrument up to the present before it hands bytes to any of them.
 """
 
 from __future__ import annotations
@@ -18,38 +19,35 @@ from firmware_sim.world import World
 __all__ = [
     "BenchError",
     "ByteSimulator",
-    "Connection",
-    "Endpoint",
     "Factory",
     "IllegalAddress",
     "IllegalValue",
     "Log",
+    "Receiver",
     "RegisterSimulator",
+    "Service",
     "Simulator",
 ]
 
 
-class Connection(Protocol):
-    """One client's connection to a TCP server of an instrument; the host makes one for each client."""
-
-    greeting: bytes
-    """Sent as soon as the client has connected."""
-
-    closed: bool
-    """True once the instrument has hung up; the host sends what it has and closes."""
+class Receiver(Protocol):
+    """Whatever answers bytes: one per connection where a connection has a state of its own."""
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes in any pieces; return what the instrument answers at once."""
+        """Take bytes from the line, in any pieces; return what is answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A TCP server beside the instrument's own link: where it listens, and what makes a connection."""
+class Service:
+    """A further TCP door of an instrument, printed as `NAME.SERVICE`: for example an arm's dashboard.
+
+    `address` is `host:port` (port 0: any free one); `connect` gives each new connection its receiver; `greeting`
+    is sent when a connection opens. Faults of the wire do not reach a service, `disconnect` and `hang` do.
+    """
 
     address: str
-    """`host:port`; port 0 lets the system choose."""
-
-    connect: Callable[[], Connection]
+    connect: Callable[[], Receiver]
+    greeting: bytes = b""
 
 
 class Simulator(ABC):
@@ -64,6 +62,9 @@ class Simulator(ABC):
 
     transport: ClassVar[str] = "bytes"
     """Which host carries it: `bytes` (PTY or TCP), `modbus-rtu`, `modbus-tcp`, `opcua`."""
+
+    option_names: ClassVar[frozenset[str] | None] = None
+    """The options this model knows, so that the bench file's others are refused; None: not declared."""
 
     def __init__(self, name: str, options: Mapping[str, Any], world: World, log: Log) -> None:
         self.name = name
@@ -87,19 +88,27 @@ class Simulator(ABC):
     def reboot(self) -> None:
         """Lose what the instrument loses when its power is cycled."""
 
-    def endpoints(self) -> dict[str, Endpoint]:
-        """Further servers of the instrument by name; the bench announces each as `INSTRUMENT.NAME`."""
-        return {}
+    def stick(self, movements: int | None) -> None:
+        """Fault `stuck`: the next `movements` movements do not happen and the instrument says so as it does.
 
-    def fault(self, kind: str, details: Mapping[str, Any]) -> None:
-        """Suffer `stuck`, `drift` or `error` until `mend`; `details` are the further keys of the fault.
-
-        `BenchError` if this instrument has no such fault.
+        None: every movement until `stick(0)` frees the axis. A movement under way stops where it is.
         """
-        raise BenchError(f"{self.name} ({self.model}) has no fault {kind!r}.")
+        raise BenchError(f"{self.name} ({self.model}) has no axis that could be stuck.")
 
-    def mend(self, kind: str) -> None:
-        """The cause of a fault is gone; what the instrument latched stays latched until it is cleared there."""
+    def drift(self, per_s: float) -> None:
+        """Fault `drift`: from now on the sensor's value goes off by `per_s` of its unit each physical second.
+
+        0 stops the drifting and what has been drifted stays, until a reboot.
+        """
+        raise BenchError(f"{self.name} ({self.model}) has no sensor that could drift.")
+
+    def fail(self, code: int) -> None:
+        """Fault `error`: the instrument reports this error code as it reports its own."""
+        raise BenchError(f"{self.name} ({self.model}) has no error code that could be set.")
+
+    def services(self) -> Mapping[str, Service]:
+        """Further TCP doors by name; asked once, when the bench starts."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What `firmware-sim world` shows of this instrument: axis positions, temperatures, and so on."""
@@ -112,6 +121,14 @@ class ByteSimulator(Simulator):
     @abstractmethod
     def receive(self, data: bytes) -> bytes:
         """Take bytes from the line, in any pieces; return what the instrument answers at once."""
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Cut arriving bytes into messages for this instrument, so that faults hit one message each.
+
+        Bytes of an unfinished message may be kept for the next call; bytes that cannot matter to this
+        instrument may be left out. Each message goes to `receive`.
+        """
+        return [data] if data else []
 
     def unasked(self) -> bytes:
         """Bytes that became due since the last call (delayed answers, unsolicited lines)."""
