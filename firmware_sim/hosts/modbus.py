@@ -3,9 +3,9 @@
 PDUs: MODBUS Application Protocol Specification V1.1b3, section 6. RTU framing: MODBUS over Serial Line V1.02,
 section 2.5.1; TCP framing: MODBUS Messaging on TCP/IP Implementation Guide V1.0b, section 3.1.3.
 
-A real RTU slave finds the end of a frame by silence on the line. There is no time here, so frames are found by
-their length and checksum instead, wherever they begin: garbage or half a request in front of a request does not
-hide it.
+A real RTU slave finds the end of a frame by silence on the line. There is no time here, so frames are found
+by their length and checksum instead, wherever they begin: garbage or half a request in front of a request
+does not hide it.
 """
 
 from __future__ import annotations
