@@ -41,8 +41,9 @@ class Receiver(Protocol):
 class Service:
     """A further TCP door of an instrument, printed as `NAME.SERVICE`: for example an arm's dashboard.
 
-    `address` is `host:port` (port 0: any free one); `connect` gives each new connection its receiver; `greeting`
-    is sent when a connection opens. Faults of the wire do not reach a service, `disconnect` and `hang` do.
+    `address` is `host:port` (port 0: any free one); `connect` gives each new connection its receiver;
+    `greeting` is sent when a connection opens. Faults of the wire do not reach a service; `disconnect`
+    and `hang` do.
     """
 
     address: str
@@ -93,18 +94,18 @@ class Simulator(ABC):
 
         None: every movement until `stick(0)` frees the axis. A movement under way stops where it is.
         """
-        raise BenchError(f"{self.name} ({self.model}) has no axis that could be stuck.")
+        raise BenchError(f"{self.name} ({self.model}) has no axis that could be stuck for {movements} moves.")
 
     def drift(self, per_s: float) -> None:
         """Fault `drift`: from now on the sensor's value goes off by `per_s` of its unit each physical second.
 
         0 stops the drifting and what has been drifted stays, until a reboot.
         """
-        raise BenchError(f"{self.name} ({self.model}) has no sensor that could drift.")
+        raise BenchError(f"{self.name} ({self.model}) has no sensor that could drift by {per_s} a second.")
 
     def fail(self, code: int) -> None:
         """Fault `error`: the instrument reports this error code as it reports its own."""
-        raise BenchError(f"{self.name} ({self.model}) has no error code that could be set.")
+        raise BenchError(f"{self.name} ({self.model}) has no error code {code} that could be set.")
 
     def services(self) -> Mapping[str, Service]:
         """Further TCP doors by name; asked once, when the bench starts."""

@@ -38,7 +38,7 @@ class Frame:
         """From three taught points; the column axis is squared against the row axis."""
         if len(points) != 3 or any(len(point) != 3 for point in points):
             raise BenchError(
-                f"{where} needs three points [x, y, z] in mm: A1, a point along the row, one along the column."
+                f"{where} needs three points [x, y, z] in mm: A1, one along the row, one along the column."
             )
         origin, along_row, along_column = (tuple(float(value) for value in point) for point in points)
         row = _minus(along_row, origin)

@@ -1,7 +1,7 @@
 """Shapes of labware and the names of its wells.
 
-Pitches: ANSI SLAS 4-2004 (R2012), well positions. The areas of the wells are those of common flat-bottomed plates;
-the standard does not fix them.
+Pitches: ANSI SLAS 4-2004 (R2012), well positions. The areas of the wells are those of common flat-bottomed
+plates; the standard does not fix them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one physical world of a bench: labware in its places, liquid in its wells.
 
-Lengths are mm in the robot's base frame, volumes µl, masses g. Liquids mix without change of volume. Nothing here
-knows an instrument, and nothing here measures: noise and drift belong to the instruments.
+Lengths are mm in the robot's base frame, volumes µl, masses g. Liquids mix without change of volume. Nothing
+here knows an instrument, and nothing here measures: noise and drift belong to the instruments.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Position:
 
 @dataclass(slots=True)
 class Labware:
-    """One piece of labware. `position` is None while a gripper holds it; `pose` is A1's centre where known."""
+    """One piece of labware. `position` is None in a gripper; `pose` is A1's centre where known."""
 
     name: str
     type: LabwareType
@@ -74,7 +74,7 @@ def _silent(what: str, **details: Any) -> None:
 
 
 class World:
-    """Built from a bench file's `positions`, `labware`, `liquids`, `seed`, `speed` (others are not looked at).
+    """Built from a bench file's `positions`, `labware`, `liquids`, `seed` and `speed`; other keys do not count.
 
     `on_event(what, **details)` is told of matter that moves without an instrument's intent: a spill.
     """
@@ -94,8 +94,6 @@ class World:
     def rng_for(self, name: str) -> random.Random:
         """A stream of random numbers of its own, so that one instrument's noise does not shift another's."""
         return random.Random(f"{self.seed}/{name}")
-
-    # -- liquid --------------------------------------------------------------------------------------------------
 
     def find(self, well: str) -> tuple[Labware, str]:
         """Labware and well name of `labware/A1`; `BenchError` if there is no such well."""
@@ -155,8 +153,11 @@ class World:
         )
 
     def absorbance(self, well: str, wavelength_nm: float) -> float:
-        """Beer–Lambert through the liquid from above: each liquid's absorbance per cm, weighed by its share of the
-        volume, times the liquid's height in cm (volume over the well's area). Free of noise; 0 for an empty well."""
+        """Beer–Lambert through the liquid from above; free of noise, 0 for an empty well.
+
+        The sum over the liquids of absorbance per cm × share of the volume × the liquid's height in cm, which
+        is the volume over the well's area.
+        """
         labware, place = self.find(well)
         per_area = 1.0 / (labware.type.area_mm2 * 10.0)
         content = labware.wells.get(place, {})
@@ -169,8 +170,6 @@ class World:
         """Properties of a liquid; one that the bench file does not describe is like water."""
         return self.liquids.get(liquid, _WATER)
 
-    # -- places --------------------------------------------------------------------------------------------------
-
     def labware_at(self, position: str) -> str | None:
         """Name of the labware standing at a nest (not: under a nozzle)."""
         return next((ware.name for ware in self.labware.values() if ware.position == position), None)
@@ -180,7 +179,7 @@ class World:
         return self.labware[labware].position
 
     def sole_labware(self, sbs_only: bool = False) -> str | None:
-        """The only labware of the bench (or the only plate of an sbs type); None if there are none or several."""
+        """The only labware of the bench (or the only one of an sbs type); None if none or several."""
         names = [ware.name for ware in self.labware.values() if ware.type.is_sbs or not sbs_only]
         return names[0] if len(names) == 1 else None
 
@@ -213,7 +212,7 @@ class World:
         return frame.pose(-place[1] * shape.pitch_mm, -place[0] * shape.pitch_mm)
 
     def pick(self, pose: Pose) -> str | None:
-        """Close a gripper at a pose: the labware standing there is in the gripper from now on. None: it is empty."""
+        """Close a gripper: the labware at this pose is in it from now on. None: it closed on nothing."""
         found = self._standing_near(pose)
         if found is None:
             return None
@@ -223,7 +222,7 @@ class World:
     def place(self, labware: str, pose: Pose) -> bool:
         """Open the gripper at a pose. False (and the gripper keeps it): no nest there, or it is taken.
 
-        The nest is the one with the smallest distance between its taught point and one of the labware's wells.
+        The nest is the one whose taught point is nearest to one of the labware's wells.
         """
         ware = self.labware[labware]
         nest = self._nest_for(ware, pose)
@@ -248,8 +247,6 @@ class World:
             "labware": {name: self._portrait(ware) for name, ware in self.labware.items()},
             "spilled": {name: round(amount, 4) for name, amount in self.spilled.items()},
         }
-
-    # -- inside --------------------------------------------------------------------------------------------------
 
     def _portrait(self, ware: Labware) -> dict[str, Any]:
         wells = {
@@ -328,7 +325,7 @@ def _add(content: Liquid, liquid: Liquid) -> None:
 
 
 def _distance_to_well(shape: LabwareType, row_mm: float, column_mm: float) -> float:
-    """From a point, counted from A1's centre, to the centre of the nearest well (infinite beyond the grid)."""
+    """From a point, counted from A1, to the nearest well's centre (infinite beyond the grid)."""
     column, row = round(row_mm / shape.pitch_mm), round(column_mm / shape.pitch_mm)
     if not (0 <= row < shape.rows and 0 <= column < shape.columns):
         return float("inf")
