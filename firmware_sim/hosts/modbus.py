@@ -23,6 +23,7 @@ _COIL_STATES = {0xFF00: 1, 0x0000: 0}
 _MAX_READ = {READ_COILS: 2000, READ_DISCRETE: 2000, READ_HOLDING: 125, READ_INPUT: 125}
 _LONGEST_RTU = 256
 _SHORTEST_RTU = 4
+_TCP_HEADER = 7
 _LONGEST_TCP = 254
 
 
@@ -120,39 +121,24 @@ def crc16(data: bytes) -> bytes:
     return crc.to_bytes(2, "little")
 
 
-class RtuSlave:
-    """All the slaves of one serial line: silent to other addresses, bad checksums and broadcasts."""
+class RtuFrames:
+    """Finds requests in the bytes of a serial line: address, PDU and a right checksum."""
 
-    def __init__(self, simulators: Sequence[RegisterSimulator]) -> None:
-        self._units = {simulator.unit: simulator for simulator in simulators}
+    def __init__(self) -> None:
         self._buffer = b""
 
-    def receive(self, data: bytes) -> bytes:
-        """Take bytes of the line in any pieces; return the answers to the requests now complete."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes in any pieces; return the requests now complete. Whatever lies before one is lost."""
         self._buffer += data
-        replies = b""
-        while (found := self._next_request()) is not None:
-            start, end = found
-            request, self._buffer = self._buffer[start : end - 2], self._buffer[end:]
-            replies += self._serve(request)
+        frames = []
+        while (found := self._next()) is not None:
+            frames.append(found)
         self._buffer = self._buffer[-(_LONGEST_RTU - 1) :]
-        return replies
+        return frames
 
-    def _serve(self, request: bytes) -> bytes:
-        unit, pdu = request[0], request[1:]
-        if unit == BROADCAST:
-            for simulator in self._units.values():
-                answer(simulator, pdu)
-            return b""
-        if unit not in self._units:
-            return b""
-        reply = request[:1] + answer(self._units[unit], pdu)
-        return reply + crc16(reply)
-
-    def _next_request(self) -> tuple[int, int] | None:
-        """Where in the buffer the first complete request with a right checksum begins and ends."""
+    def _next(self) -> bytes | None:
         for start in range(len(self._buffer) - _SHORTEST_RTU + 1):
-            size = _request_size(self._buffer[start:])
+            size = _request_size(self._buffer[start : start + 7])
             if size is None:
                 # A function we do not know has no known length; only silence could end it. What came in one
                 # piece from the first byte on is taken as one frame, so that it is refused and not ignored.
@@ -161,14 +147,15 @@ class RtuSlave:
             if _SHORTEST_RTU <= size <= _LONGEST_RTU and end <= len(self._buffer):
                 frame = self._buffer[start:end]
                 if crc16(frame[:-2]) == frame[-2:]:
-                    return start, end
+                    self._buffer = self._buffer[end:]
+                    return frame
         return None
 
 
 def _request_size(head: bytes) -> int | None:
-    """Length of the request that begins with these bytes, with checksum; None for a function not known here.
+    """Length with checksum of the request that begins with these bytes; None for a function not known here.
 
-    More than there is (or can be) while its byte count has not come yet.
+    More than a frame can have while its byte count has not come yet.
     """
     function = head[1]
     if function in (WRITE_COILS, WRITE_REGISTERS):
@@ -178,32 +165,77 @@ def _request_size(head: bytes) -> int | None:
     return None
 
 
-class TcpSlave:
-    """One client's Modbus TCP connection to an instrument alone behind it: every unit id is answered."""
+class RtuSlave:
+    """Slaves on one serial line: silent to other addresses, bad checksums and broadcasts."""
 
-    greeting = b""
+    def __init__(self, simulators: Sequence[RegisterSimulator]) -> None:
+        self._units = {simulator.unit: simulator for simulator in simulators}
+        self._line = RtuFrames()
+        self._heard = RtuFrames()
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Cut the line's bytes into the requests that are for these slaves; each goes to `receive`."""
+        return [frame for frame in self._line.feed(data) if frame[0] in self._units or frame[0] == BROADCAST]
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes in any pieces; return the answers to the requests now complete."""
+        return b"".join(self._serve(frame[0], frame[1:-2]) for frame in self._heard.feed(data))
+
+    def _serve(self, unit: int, pdu: bytes) -> bytes:
+        if unit == BROADCAST:
+            for simulator in self._units.values():
+                answer(simulator, pdu)
+            return b""
+        if unit not in self._units:
+            return b""
+        reply = bytes([unit]) + answer(self._units[unit], pdu)
+        return reply + crc16(reply)
+
+
+class TcpSlave:
+    """One client's Modbus TCP connection to an instrument alone behind it: every unit id is answered.
+
+    A header that cannot be Modbus TCP leaves no way to find the next request: `closed` becomes true, and the
+    host hangs up.
+    """
 
     def __init__(self, simulator: RegisterSimulator) -> None:
         self.closed = False
         self._simulator = simulator
-        self._buffer = b""
+        self._stream = b""
+        self._heard = b""
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Cut the stream into requests; each goes to `receive`."""
+        messages, self._stream = _cut(self._stream + data)
+        return messages
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes of the stream in any pieces; return the answers to the requests now complete.
+        """Take bytes in any pieces; return the answers to the requests now complete."""
+        messages, self._heard = _cut(self._heard + data)
+        return b"".join(self._serve(message) for message in messages)
 
-        A header that cannot be Modbus TCP leaves no way to find the next request: `closed` becomes true.
-        """
-        self._buffer += data
-        replies = b""
-        while len(self._buffer) >= 8 and not self.closed:
-            protocol, length = _word(self._buffer, 2), _word(self._buffer, 4)
-            if protocol != 0 or not 2 <= length <= _LONGEST_TCP:
-                self.closed = True
-                break
-            if len(self._buffer) < 6 + length:
-                break
-            header, pdu = self._buffer[:7], self._buffer[7 : 6 + length]
-            self._buffer = self._buffer[6 + length :]
-            reply = answer(self._simulator, pdu)
-            replies += header[:4] + (len(reply) + 1).to_bytes(2, "big") + header[6:7] + reply
-        return replies
+    def _serve(self, message: bytes) -> bytes:
+        if self.closed or _tcp_size(message) != len(message):
+            self.closed = True
+            return b""
+        reply = answer(self._simulator, message[7:])
+        return message[:4] + (len(reply) + 1).to_bytes(2, "big") + message[6:7] + reply
+
+
+def _cut(stream: bytes) -> tuple[list[bytes], bytes]:
+    """Complete requests, and what is left; everything from an impossible header on is one last message."""
+    messages = []
+    while len(stream) >= _TCP_HEADER:
+        size = _tcp_size(stream) or len(stream)
+        if size > len(stream):
+            break
+        messages.append(stream[:size])
+        stream = stream[size:]
+    return messages, stream
+
+
+def _tcp_size(stream: bytes) -> int | None:
+    """Length of the request that begins here; None if its header (MBAP) cannot be one."""
+    protocol, length = _word(stream, 2), _word(stream, 4)
+    return 6 + length if protocol == 0 and 2 <= length <= _LONGEST_TCP else None

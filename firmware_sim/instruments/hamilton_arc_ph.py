@@ -25,7 +25,6 @@ WRITE_FUNCTION = 16
 UNIT_KELVIN, UNIT_CELSIUS, UNIT_PH, UNIT_MILLIVOLT = 0x02, 0x04, 0x1000, 0x200000  # page 19
 STATUS_RANGE, STATUS_ERROR = 0x01, 0x10  # page 23
 TEMPERATURE_RANGE_C = (-20.0, 130.0)  # page 23, figure 2.5.3.3.2
-GLASS_TOO_HIGH = 0x20  # page 61
 USER_SPACE = (1536, 1544, 1552, 1560)  # page 65: what the lowest operator level may write
 PH_UNITS = (UNIT_PH, UNIT_MILLIVOLT)
 TEMPERATURE_UNITS = (UNIT_KELVIN, UNIT_CELSIUS)
@@ -33,7 +32,6 @@ TEMPERATURE_UNITS = (UNIT_KELVIN, UNIT_CELSIUS)
 KELVIN = 273.15
 NERNST_MV_PER_K = 0.198416
 DRY_PH = 7.0
-DRIFT_PER_S = 0.01
 
 
 class HamiltonArcPh(RegisterSimulator):
@@ -41,13 +39,15 @@ class HamiltonArcPh(RegisterSimulator):
 
     Options: `address` (1..32), `in`, `noise` (standard deviation, pH, default 0.002), `temperature_c`
     (default 25), `serial`. The pH of a mixture is that of its mean hydrogen ion concentration by volume:
-    crude, for it knows of no buffer, and good enough to tell one well from another. Faults: `drift`
-    (`per_s`: pH per second, default 0.01), `error` (`code`: bits of register 4800, default 0x20, glass
-    resistance too high).
+    crude, for it knows of no buffer, and good enough to tell one well from another. Faults: `drift` in pH
+    per second, `error` with a code of page 61, such as 0x20 (glass resistance too high).
     """
 
     model: ClassVar[str] = "hamilton-arc-ph"
     transport: ClassVar[str] = "modbus-rtu"
+    option_names: ClassVar[frozenset[str] | None] = frozenset(
+        {"address", "in", "noise", "temperature_c", "serial"}
+    )
 
     def __init__(self, name: str, options: Mapping[str, Any], world: World, log: Log) -> None:
         super().__init__(name, options, world, log)
@@ -126,20 +126,14 @@ class HamiltonArcPh(RegisterSimulator):
     def reboot(self) -> None:
         """Settings and user space live in flash and stay; the count of power-ups tells of it."""
         self._power_ups += 1
+        self._drift_per_s, self._drift = 0.0, 0.0
 
-    def fault(self, kind: str, details: Mapping[str, Any]) -> None:
-        if kind == "drift":
-            self._drift_per_s = float(details.get("per_s", DRIFT_PER_S))
-        elif kind == "error":
-            self._errors = int(details.get("code", GLASS_TOO_HIGH))
-        else:
-            super().fault(kind, details)
+    def drift(self, per_s: float) -> None:
+        self._drift_per_s = per_s
 
-    def mend(self, kind: str) -> None:
-        if kind == "drift":
-            self._drift_per_s, self._drift = 0.0, 0.0
-        elif kind == "error":
-            self._errors = 0
+    def fail(self, code: int) -> None:
+        """Bits of register 4800, errors of the measurement (page 61); 0 clears them."""
+        self._errors = code
 
     def state(self) -> dict[str, Any]:
         return {"ph": round(self.true_ph(), 4), "drift_ph": self._drift, "temperature_c": self._temperature_c}
