@@ -173,6 +173,30 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Pose:
+    """Where the centre of a labware's well A1 stands, in the robot's base frame."""
+
+    x_mm: float
+    y_mm: float
+    z_mm: float
+    rz_rad: float
+    """Direction of the labware's rows (A1 to A2) about the base's z axis."""
+
+
+class Geometry(Protocol):
+    """Where things stand, for devices that move them. The edge keeps it and hands it to an arm.
+
+    Both methods raise `Refused` with a sentence for a name that the cell does not have or never taught.
+    """
+
+    def pose(self, position: str, labware: str, well: str | None) -> Pose:
+        """Pose of `labware` when its well `well` (None: A1) stands at the point of `position`."""
+
+    def where(self, labware: str) -> tuple[str, str | None] | None:
+        """(position, well at its point) of a labware that stands somewhere; None while nobody knows."""
+
+
+@dataclass(frozen=True)
 class LineUse:
     """How a device uses its port: devices that share one must agree on all of it."""
 
@@ -240,6 +264,8 @@ class Device(ABC):
     Options: ClassVar[type[Options]]
     Readings: ClassVar[type[msgspec.Struct]]
     """Result of `read`: one field a quantity, all of them numbers, strings or booleans."""
+    geometry: Geometry | None = None
+    """Set by the edge before `open` on devices that need it; None: the cell file taught no positions."""
 
     def __init__(self, name: str, options: Any, links: Links) -> None:
         self.name = name
