@@ -1,0 +1,1 @@
+"""The way in and out: MQTT session, topics, documents, telemetry, local socket."""

@@ -1,0 +1,257 @@
+"""A plan as values: parsed from JSON, nothing checked against a cell yet.
+
+Every mistake is collected with its path, because a planner that is told one mistake at a time
+needs one night for each.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "labedge.plan/1"
+MAX_BYTES = 16 * 1024 * 1024
+MAX_STEPS = 100_000
+MAX_DEPTH = 64
+MAX_REASONS = 1_000
+"""A plan with more mistakes is rejected with the first thousand and a line that says so."""
+
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+
+Then = Literal["hold", "stop", "abort", "skip", "continue"]
+
+NOT_BUILT_PLAN_KEYS = {"budget": "budgets", "deadline_s": "deadlines of whole plans"}
+NOT_BUILT_STEP_KEYS = {
+    "repeat": "repeat blocks",
+    "if": "conditions",
+    "else": "conditions",
+    "parallel": "parallel blocks",
+    "wait": "waits",
+    "prompt": "prompts",
+    "steps": "blocks",
+    "after": "explicit order between steps",
+    "touches": "declared touches",
+}
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a plan is rejected: where in the plan (`steps[3].args.volume_ul`) and a sentence."""
+
+    path: str
+    message: str
+
+
+class OnError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What follows a step that did not finish.
+
+    `retry` counts further attempts after the first, each after `backoff_s`; then `then`.
+    """
+
+    retry: int = 0
+    backoff_s: float = 0.0
+    then: Then = "hold"
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One phase: an operation of a device. `args` holds plain values and `{"$": "expression"}`."""
+
+    id: str
+    device: str
+    operation: str
+    args: dict[str, Any] = {}
+    record: bool = False
+    timeout_s: float | None = None
+    on_error: OnError = OnError()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A parsed plan (contract section 4)."""
+
+    plan_id: str
+    cell: str
+    steps: tuple[Step, ...]
+    name: str = ""
+    issued_at: datetime | None = None
+    expires_at: datetime | None = None
+    priority: int = 0
+    metadata: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    order: Literal["sequential", "dataflow"] = "sequential"
+
+
+class Unreadable(Exception):
+    """The payload is no plan at all: there is no `plan_id` to answer to."""
+
+    def __init__(self, reasons: list[Reason]) -> None:
+        super().__init__(reasons[0].message)
+        self.reasons = reasons
+
+
+class Reasons:
+    """Collects reasons up to the bound."""
+
+    def __init__(self) -> None:
+        self.found: list[Reason] = []
+        self.more = 0
+
+    def add(self, path: str, message: str) -> None:
+        if len(self.found) < MAX_REASONS:
+            self.found.append(Reason(path, message))
+        else:
+            self.more += 1
+
+    def all(self) -> list[Reason]:
+        if self.more:
+            return [*self.found, Reason("", f"and {self.more} more mistakes like these")]
+        return self.found
+
+
+def parse(payload: bytes) -> tuple[Plan, list[Reason]]:
+    """Plan and the mistakes in its form.
+
+    With mistakes the plan holds what could be read; it is only good for its `plan_id`.
+    Raises Unreadable when not even that can be told.
+    """
+    raw = _decode(payload)
+    reasons = Reasons()
+    plan_id = raw.pop("plan_id", None)
+    if not isinstance(plan_id, str) or not ID.match(plan_id):
+        raise Unreadable([Reason("plan_id", "plan_id must be 1 to 64 of the characters A-Z a-z 0-9 _ -")])
+    if raw.pop("schema", None) != SCHEMA:
+        reasons.add("schema", f'schema must be "{SCHEMA}"; this cell knows no other version')
+    steps = _steps(raw.pop("steps", None), reasons)
+    for key, what in NOT_BUILT_PLAN_KEYS.items():
+        if key in raw:
+            raw.pop(key)
+            reasons.add(key, f"{what} are not built yet in this version; leave `{key}` out")
+    fields: dict[str, Any] = {"plan_id": plan_id, "steps": steps, "cell": ""}
+    known = {f.name: f.type for f in msgspec.structs.fields(Plan)}
+    for key, value in raw.items():
+        if key in known:
+            _take(fields, key, value, known[key], reasons)
+        else:
+            reasons.add(key, f"unknown key `{key}`; a plan has {', '.join(sorted(known))}")
+    if "cell" not in raw:
+        reasons.add("cell", "the plan names no cell")
+    _check_header(fields, reasons)
+    return Plan(**fields), reasons.all()
+
+
+def _decode(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_BYTES:
+        raise Unreadable([Reason("", f"the plan has {len(payload)} bytes; the limit is {MAX_BYTES}")])
+    if nesting(payload) > MAX_DEPTH:
+        raise Unreadable([Reason("", f"the plan is nested deeper than {MAX_DEPTH} levels")])
+    try:
+        raw = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Unreadable([Reason("", f"the plan is not JSON: {error}")]) from None
+    if not isinstance(raw, dict):
+        raise Unreadable([Reason("", "the plan is not a JSON object")])
+    return raw
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def nesting(payload: bytes) -> int:
+    """Depth of brackets outside strings; stops counting just above MAX_DEPTH."""
+    depth = deepest = 0
+    for token in _BRACKETS.finditer(payload):
+        first = token.group()[0]
+        if first in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if depth > MAX_DEPTH:
+                break
+        elif first in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _take(fields: dict[str, Any], key: str, value: Any, kind: Any, reasons: Reasons) -> None:
+    try:
+        fields[key] = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        reasons.add(key, f"{error}")
+
+
+def _check_header(fields: dict[str, Any], reasons: Reasons) -> None:
+    for key in ("issued_at", "expires_at"):
+        moment = fields.get(key)
+        if moment is not None and moment.tzinfo is None:
+            reasons.add(key, f"{key} needs a time zone, as in 2026-01-01T00:00:00Z")
+            fields[key] = None
+    if not -1_000_000 <= fields.get("priority", 0) <= 1_000_000:
+        reasons.add("priority", "priority must be from -1000000 to 1000000")
+    for name, value in fields.get("parameters", {}).items():
+        if not NAME.match(name):
+            reasons.add(f"parameters.{name}", "a parameter's name must match [a-z][a-z0-9_]*")
+        if not isinstance(value, (int, float, str, bool)):
+            reasons.add(f"parameters.{name}", "a parameter is a number, a string or a boolean")
+
+
+def _steps(raw: Any, reasons: Reasons) -> tuple[Step, ...]:
+    if not isinstance(raw, list):
+        reasons.add("steps", "steps must be a list")
+        return ()
+    if len(raw) > MAX_STEPS:
+        reasons.add("steps", f"the plan has {len(raw)} steps; the limit is {MAX_STEPS}")
+        return ()
+    if not raw:
+        reasons.add("steps", "the plan has no steps")
+    seen: dict[str, int] = {}
+    steps = []
+    for index, item in enumerate(raw):
+        step = _step(item, f"steps[{index}]", reasons)
+        if step is None:
+            continue
+        if step.id in seen:
+            reasons.add(f"steps[{index}].id", f"step id `{step.id}` is already used by steps[{seen[step.id]}]")
+        seen.setdefault(step.id, index)
+        steps.append(step)
+    return tuple(steps)
+
+
+def _step(item: Any, path: str, reasons: Reasons) -> Step | None:
+    if not isinstance(item, dict):
+        reasons.add(path, "a step must be an object")
+        return None
+    blocks = [key for key in item if key in NOT_BUILT_STEP_KEYS]
+    for key in blocks:
+        reasons.add(f"{path}.{key}", f"{NOT_BUILT_STEP_KEYS[key]} are not built yet in this version")
+    if blocks:
+        return None
+    before = len(reasons.found)
+    fields: dict[str, Any] = {}
+    known = {f.name: f for f in msgspec.structs.fields(Step)}
+    for key, value in item.items():
+        if key not in known:
+            reasons.add(f"{path}.{key}", f"unknown key `{key}`; a step has {', '.join(known)}")
+            continue
+        try:
+            fields[key] = msgspec.convert(value, known[key].type)
+        except msgspec.ValidationError as error:
+            reasons.add(f"{path}.{key}", f"{error}")
+    for key, field in known.items():
+        if field.required and key not in item:
+            reasons.add(f"{path}.{key}", f"the step has no `{key}`")
+    _check_step(fields, path, reasons)
+    return Step(**fields) if len(reasons.found) == before and not reasons.more else None
+
+
+def _check_step(fields: dict[str, Any], path: str, reasons: Reasons) -> None:
+    if "id" in fields and not NAME.match(fields["id"]):
+        reasons.add(f"{path}.id", "a step's id must match [a-z][a-z0-9_]* and have at most 64 characters")
+    timeout = fields.get("timeout_s")
+    if timeout is not None and not 0 < timeout <= 86_400:
+        reasons.add(f"{path}.timeout_s", "timeout_s must be above 0 and at most 86400 seconds")
+    on_error = fields.get("on_error", OnError())
+    if not 0 <= on_error.retry <= 100:
+        reasons.add(f"{path}.on_error.retry", "retry must be from 0 to 100")
+    if not 0 <= on_error.backoff_s <= 3_600:
+        reasons.add(f"{path}.on_error.backoff_s", "backoff_s must be from 0 to 3600 seconds")
