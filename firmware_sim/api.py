@@ -141,6 +141,9 @@ class RegisterSimulator(Simulator):
 
     unit: int = 1
 
+    functions: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4, 5, 6, 15, 16})
+    """Function codes it serves; the others are refused with exception 1."""
+
     @abstractmethod
     def read(self, function: int, address: int, count: int) -> list[int]:
         """Values of `count` registers or bits; raises `IllegalAddress` outside the map."""

@@ -30,18 +30,15 @@ _LONGEST_TCP = 254
 def answer(simulator: RegisterSimulator, pdu: bytes) -> bytes:
     """The response PDU to a request PDU (function code first, 1..253 bytes); an exception PDU if refused."""
     function = pdu[0]
+    serve = _SERVE.get(function)
+    if serve is None or function not in simulator.functions:
+        return bytes([function | 0x80, ILLEGAL_FUNCTION])
     try:
-        if function in _MAX_READ:
-            return _read(simulator, pdu)
-        if function in (WRITE_COIL, WRITE_REGISTER):
-            return _write_one(simulator, pdu)
-        if function in (WRITE_COILS, WRITE_REGISTERS):
-            return _write_many(simulator, pdu)
+        return serve(simulator, pdu)
     except IllegalAddress:
         return bytes([function | 0x80, ILLEGAL_ADDRESS])
     except IllegalValue:
         return bytes([function | 0x80, ILLEGAL_VALUE])
-    return bytes([function | 0x80, ILLEGAL_FUNCTION])
 
 
 def _read(simulator: RegisterSimulator, pdu: bytes) -> bytes:
@@ -74,6 +71,13 @@ def _write_many(simulator: RegisterSimulator, pdu: bytes) -> bytes:
     values = _unpack_bits(data, count) if bits else [_word(data, 2 * i) for i in range(count)]
     simulator.write(function, address, values)
     return pdu[:5]
+
+
+_SERVE = {
+    **dict.fromkeys(_MAX_READ, _read),
+    **dict.fromkeys((WRITE_COIL, WRITE_REGISTER), _write_one),
+    **dict.fromkeys((WRITE_COILS, WRITE_REGISTERS), _write_many),
+}
 
 
 def _within(address: int, count: int) -> None:

@@ -16,11 +16,9 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from firmware_sim.api import BenchError, IllegalAddress, IllegalValue, Log, RegisterSimulator
+from firmware_sim.api import IllegalAddress, IllegalValue, Log, RegisterSimulator
+from firmware_sim.options import number, serial_number, text, whole
 from firmware_sim.world import World
-
-READ_FUNCTIONS = (3, 4)
-WRITE_FUNCTION = 16
 
 UNIT_KELVIN, UNIT_CELSIUS, UNIT_PH, UNIT_MILLIVOLT = 0x02, 0x04, 0x1000, 0x200000  # page 19
 STATUS_RANGE, STATUS_ERROR = 0x01, 0x10  # page 23
@@ -45,20 +43,19 @@ class HamiltonArcPh(RegisterSimulator):
 
     model: ClassVar[str] = "hamilton-arc-ph"
     transport: ClassVar[str] = "modbus-rtu"
+    functions: ClassVar[frozenset[int]] = frozenset({3, 4, 16})
     option_names: ClassVar[frozenset[str] | None] = frozenset(
         {"address", "in", "noise", "temperature_c", "serial"}
     )
 
     def __init__(self, name: str, options: Mapping[str, Any], world: World, log: Log) -> None:
         super().__init__(name, options, world, log)
-        self.unit = int(options.get("address", 1))
-        if not 1 <= self.unit <= 32:
-            raise BenchError(f"instruments.{name}.address is {self.unit}; a Hamilton Arc takes 1 to 32.")
-        self._well: str | None = options.get("in")
-        if self._well is not None:
+        self.unit = whole(options, "address", 1, 1, 32)
+        self._well = text(options, "in", "")
+        if self._well:
             world.find(self._well)
-        self._noise = float(options.get("noise", 0.002))
-        self._temperature_c = float(options.get("temperature_c", 25.0))
+        self._noise = number(options, "noise", 0.002, 0.0, 14.0)
+        self._temperature_c = number(options, "temperature_c", 25.0, -100.0, 200.0)
         self._random = world.rng_for(name)
         self._units = {"ph": UNIT_PH, "temperature": UNIT_CELSIUS}
         self._drift_per_s = 0.0
@@ -76,7 +73,7 @@ class HamiltonArcPh(RegisterSimulator):
             1096: "EPHFI010",
             1120: "242828/00",
             1280: "242111/01",
-            1312: str(options.get("serial", _default_serial(name))),
+            1312: serial_number(name, options),
             2400: "T",  # page 22
             **dict.fromkeys(USER_SPACE, "*FREE_USERSPACE*"),
         }
@@ -92,8 +89,6 @@ class HamiltonArcPh(RegisterSimulator):
         }
 
     def read(self, function: int, address: int, count: int) -> list[int]:
-        if function not in READ_FUNCTIONS:
-            raise IllegalAddress
         register = address + 1
         if register in self._texts:
             size, data = 8, self._texts[register].encode("latin-1").ljust(16)[:16]
@@ -108,8 +103,6 @@ class HamiltonArcPh(RegisterSimulator):
 
     def write(self, function: int, address: int, values: list[int]) -> None:
         register = address + 1
-        if function != WRITE_FUNCTION:
-            raise IllegalAddress
         if register in USER_SPACE and len(values) == 8:
             self._texts[register] = struct.pack(">8H", *values).decode("latin-1")
         elif register == 2090 and len(values) == 2:
@@ -140,7 +133,7 @@ class HamiltonArcPh(RegisterSimulator):
 
     def true_ph(self) -> float:
         """pH of what the sensor stands in, before noise and drift."""
-        content = self.world.contents(self._well) if self._well is not None else {}
+        content = self.world.contents(self._well) if self._well else {}
         volume = sum(content.values())
         if volume <= 0.0:
             return DRY_PH
@@ -184,8 +177,3 @@ def _floats(*values: float) -> bytes:
 
 def _swap(word: bytes) -> bytes:
     return word[2:] + word[:2]
-
-
-def _default_serial(name: str) -> str:
-    """Seven digits that a name always gets again."""
-    return f"{sum(i * ord(c) for i, c in enumerate(name, 31)) % 10_000_000:07d}"
