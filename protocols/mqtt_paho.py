@@ -16,7 +16,7 @@ import math
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -81,7 +81,7 @@ class Handlers:
     """Whom a connection calls, on the event loop."""
 
     message: Callable[[Message], None]
-    oversize: Callable[[str, int], None] = field(default=lambda _topic, _size: None)
+    oversize: Callable[[str, int], None]
 
 
 class Connection(asyncio.Protocol):
