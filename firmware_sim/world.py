@@ -74,7 +74,7 @@ def _silent(what: str, **details: Any) -> None:
 
 
 class World:
-    """Built from a bench file's `positions`, `labware`, `liquids`, `seed` and `speed`; other keys do not count.
+    """Built from a bench file's `positions`, `labware`, `liquids`, `seed`, `speed`; other keys do not count.
 
     `on_event(what, **details)` is told of matter that moves without an instrument's intent: a spill.
     """
