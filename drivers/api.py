@@ -10,13 +10,16 @@ Units stand in field names (`volume_ul`, `temperature_c`); `unit_of` gives them 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_type_hints
 
 import msgspec
 
+from drivers.errors import Lost, Refused
+from protocols.errors import BadRequest, WireError
 from protocols.links import Links
 from protocols.serial_port import SerialSettings
 
@@ -334,6 +337,17 @@ class Device(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give the link back. Never raises."""
+
+
+@contextmanager
+def wire_errors() -> Iterator[None]:
+    """Turn a link's error into the device's: `Refused` if we asked for what it doesn't have, else `Lost`."""
+    try:
+        yield
+    except BadRequest as problem:
+        raise Refused(str(problem)) from problem
+    except WireError as problem:
+        raise Lost(str(problem), sent=problem.sent) from problem
 
 
 def operations_of(device: type[Device]) -> dict[str, Operation]:
