@@ -90,6 +90,8 @@ class HamiltonArcPh(RegisterSimulator):
 
     def read(self, function: int, address: int, count: int) -> list[int]:
         register = address + 1
+        if function not in self.functions:
+            raise IllegalAddress
         if register in self._texts:
             size, data = 8, self._texts[register].encode("latin-1").ljust(16)[:16]
         elif register in self._numbers:
@@ -103,6 +105,8 @@ class HamiltonArcPh(RegisterSimulator):
 
     def write(self, function: int, address: int, values: list[int]) -> None:
         register = address + 1
+        if function not in self.functions:
+            raise IllegalAddress
         if register in USER_SPACE and len(values) == 8:
             self._texts[register] = struct.pack(">8H", *values).decode("latin-1")
         elif register == 2090 and len(values) == 2:
