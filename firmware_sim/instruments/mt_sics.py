@@ -6,8 +6,8 @@ right-aligned in ten characters before its unit. A balance in trouble answers we
 `S S Error 10b`; after power-on it sends its serial number unasked, as `I4` would.
 
 The pan settles with a time constant and is stable once nothing has changed for `settle_s`. While a command
-waits for that, other weighing commands are not executable (status I); `@` cancels it. Waiting and repeating go
-by the balance's own clock, which the bench's `speed` does not change.
+waits for that, other weighing commands are not executable (status I); `@` cancels it. Waiting and repeating
+go by the balance's own clock, which the bench's `speed` does not change.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TARE_VALUE = re.compile(r"(-?\d+(?:\.\d+)?) g")
 class MtSics(ByteSimulator):
     """One balance, weighing in grams.
 
-    Options: at or weighs (see `Pan`), capacity_g, readability_g, zero_range_g (how far from an empty pan it may
-    be zeroed; default: anywhere), noise_g (standard deviation), settle_s, timeout_s, serial, type.
+    Options: at or weighs (see `Pan`), capacity_g, readability_g, zero_range_g (how far from an empty pan
+    it may be zeroed; default: anywhere), noise_g (standard deviation), settle_s, timeout_s, serial, type.
     """
 
     model = "mt-sics"
