@@ -1,8 +1,8 @@
 """Faults: what can go wrong on the wire and in an instrument, scripted or injected while the bench runs.
 
-A gate stands between the line and each instrument and is the only thing that knows of faults; an instrument takes
-part only in its own (`reboot`, `stuck`, `drift`, `error`). Every injection is logged with the bytes it changed.
-Time is an argument (real seconds on any clock).
+A gate stands between the line and each instrument and is the only thing that knows of faults; an instrument
+takes part only in its own (`reboot`, `stuck`, `drift`, `error`). Every injection is logged with the bytes it
+changed. Time is an argument (real seconds on any clock).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Fault:
 
     It begins after `after` messages. A wire fault then hits `count` messages (default one), or every message
     for `for_s` seconds, or each with `probability`. `hang` without `for_s` lasts until a reboot; `reboot` and
-    `disconnect` last `for_s` (0.5 and 1 s); `stuck` holds `count` movements (default one), or all for `for_s`.
+    `disconnect` last `for_s` (0.5 and 1 s); `stuck` holds `count` movements (default one), or all for that long.
     """
 
     instrument: str
@@ -96,7 +96,7 @@ def _wrong_value(key: str, value: Any) -> str | None:
     if key in _WHOLE and not (isinstance(value, int) and is_number and value >= _WHOLE[key]):
         return f"{key} is {value!r} and must be a whole number from {_WHOLE[key]}."
     if key in _NUMBER and not (is_number and value >= _NUMBER[key]):
-        return f"{key} is {value!r} and must be a number, not negative."
+        return f"{key} is {value!r} and must be a number{'' if key == 'per_s' else ', not negative'}."
     if key == "probability" and not (is_number and 0 < value <= 1):
         return f"probability is {value!r} and must be above 0 and at most 1."
     if key == "on" and value not in ("request", "reply"):
