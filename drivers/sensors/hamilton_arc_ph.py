@@ -1,7 +1,7 @@
 """Hamilton Arc pH sensor over Modbus RTU.
 
 Source: Hamilton, "pH ARC Sensors Modbus RTU Programmer's Manual", p/n 624300/01, firmware EPHUM011: primary
-channels 2.5.2 and 2.5.3 (p. 20-23), status 2.5.4 (p. 23), errors 2.8.4 (p. 60-61), identification 2.9 (p. 64).
+channels 2.5.2, 2.5.3 (p. 20-23), status 2.5.4 (p. 23), errors 2.8.4 (p. 60-61), identification 2.9 (p. 64).
 
 The manual's register N is address N-1 on the wire. A channel is ten registers, and the sensor only gives the
 whole block (2.5.3.3, "Attention"):
@@ -152,7 +152,7 @@ class HamiltonArcPh(Device):
         name = text_of(firmware, high_first)
         if not name.startswith("EPH"):
             raise Refused(
-                f"{self.name}: the device at address {self.options.address} has firmware {name!r}, and a pH Arc's "
+                f"{self.name}: address {self.options.address} has firmware {name!r}, and a pH Arc's "
                 "begins with EPH: check `address` and what is plugged in."
             )
         part = text_of(await self._words(PART_NUMBER, TEXT_WORDS), high_first)

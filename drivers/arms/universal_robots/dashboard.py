@@ -1,8 +1,8 @@
 """The dashboard server of a Universal Robots controller: lines of text on TCP 29999.
 
-Source: Universal Robots article 15690 "Dashboard Server, port 29999" (commands and their answers); strings as
-in UniversalRobots/Universal_Robots_Client_Library, dashboard_client_implementation_g5.cpp. A command ends with
-LF; the server greets a new connection with one line that nobody asked for.
+Source: Universal Robots article 15690 "Dashboard Server, port 29999" (commands and their answers); strings
+as in UniversalRobots/Universal_Robots_Client_Library, dashboard_client_implementation_g5.cpp. A command ends
+with LF; the server greets a new connection with one line that nobody asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from drivers.api import wire_errors
-from drivers.errors import Fault, Refused
+from drivers.errors import Refused
 from protocols.exchange import Exchange
 
 STOP = b"\nstop\n"
@@ -30,7 +30,7 @@ _UNSAFE = {
 
 
 class Dashboard:
-    """One dashboard connection. Raises `Refused`, `Fault` or `Lost`; every question ends by its deadline."""
+    """One dashboard connection. Raises `Refused` or `Lost`; every question ends by its deadline."""
 
     def __init__(self, exchange: Exchange[bytes], unit: str) -> None:
         self.exchange = exchange
@@ -63,11 +63,11 @@ class Dashboard:
         return await self.ask("robotmode", "Robotmode:")
 
     async def require_safe(self) -> None:
-        """Raises `Fault` unless the safety system lets the arm move."""
+        """Raises `Refused` unless the safety system lets the arm move."""
         status = await self.ask("safetystatus", "Safetystatus:")
         if status not in _SAFE:
             text = _UNSAFE.get(status, f"may not move, its safety status is {status}: see the pendant")
-            raise Fault(f"{self._unit} {text}; then reset.")
+            raise Refused(f"{self._unit} {text}; then reset.")
 
     async def stop(self) -> None:
         """End the program, if one runs."""
