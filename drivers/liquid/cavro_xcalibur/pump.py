@@ -25,6 +25,7 @@ from drivers.api import (
     OverPosition,
     Puts,
     operation,
+    wire_errors,
 )
 from drivers.errors import Fault, Lost, Refused
 from drivers.liquid.cavro_xcalibur.declared import (
@@ -46,7 +47,7 @@ from drivers.liquid.cavro_xcalibur.frames import (
     decode,
     encode,
 )
-from protocols.errors import BadFrame, BadRequest, LinkTimeout, WireError
+from protocols.errors import BadFrame, LinkTimeout, WireError
 from protocols.exchange import Exchange
 from protocols.framed import FramedDecoder
 from protocols.links import Links
@@ -113,16 +114,12 @@ class CavroXCalibur(Device):
 
     async def open(self) -> None:
         settings = self.line(self.options).settings
-        try:
+        with wire_errors():
             self._exchange = self.links.exchange(
                 self.options.port, settings, FramedDecoder, quiet_s=0.02, late_s=REPLY_S, user=self.name
             )
             async with self._exchange.converse(self._unit):
                 pass
-        except BadRequest as problem:
-            raise Refused(str(problem)) from problem
-        except WireError as problem:
-            raise Lost(str(problem), sent=False) from problem
 
     async def identify(self) -> Identity:
         firmware = await self._report("&")
