@@ -7,10 +7,23 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from drivers.api import Device, Options
+from drivers.api import Device, Options, WellName
 
-CellName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-InterlockName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$")]
+_PLACE = "a name: small letters, digits and -, a letter first"
+
+CellName = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="an id: 1 to 64 letters, digits, _ and -"),
+]
+DeviceName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z][a-z0-9_]*$", description="a name: small letters, digits and _, a letter first"
+    ),
+]
+PlaceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]*$", description=_PLACE)]
+LiquidName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", description=_PLACE)]
+InterlockName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", description=_PLACE)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Point = tuple[float, float, float]
 Frame = tuple[Point, Point, Point]
@@ -52,8 +65,8 @@ class PositionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     frame: Frame | None = None
     """Taught points in the robot's base frame, mm: centre of A1, one along the row, one along the column."""
-    at: str | None = None
-    well: str | None = None
+    at: PlaceName | None = None
+    well: WellName | None = None
     """The well the nozzle is above when labware is seated in the nest; None: A1."""
 
 
@@ -64,7 +77,7 @@ class LabwareConfig(msgspec.Struct, frozen=True, kw_only=True):
     at: str | None = None
     """The nest it is seated in, with A1 at the nest's first taught point."""
     well_capacity_ul: float
-    contents: dict[str, dict[str, float]] = {}
+    contents: dict[WellName, dict[LiquidName, float]] = {}
     """Well -> liquid -> µl."""
 
 

@@ -1,9 +1,9 @@
 """Where labware stands, in mm and radians, in the robot's base frame; compiled once for each cell.
 
 A nest is taught by three points: the centre of well A1 of seated labware, a point further along the row
-(A1 to A2) and one further along the column (A1 to B1). A nozzle stands above a nest, over the place of one of its
-wells. Labware put down so that well W is at a position's point is displaced in the nest's plane, not turned:
-that is how one fixed nozzle reaches every well of a plate.
+(A1 to A2) and one further along the column (A1 to B1). A nozzle stands above a nest, over the place of one
+of its wells. Labware put down so that well W is at a position's point is displaced in the nest's plane, not
+turned: that is how one fixed nozzle reaches every well of a plate.
 """
 
 from __future__ import annotations
