@@ -15,15 +15,15 @@ from typing import Any, Literal
 from firmware_sim.log import Log
 from firmware_sim.suggest import nearest
 
-On = Literal["request", "reply"]
+Side = Literal["request", "reply"]
 
 _REPEATED = {"after", "count", "for_s", "probability"}
 KEYS: dict[str, set[str]] = {
     "drop-reply": _REPEATED,
     "drop-request": _REPEATED,
     "delay": _REPEATED | {"delay_s"},
-    "garble": _REPEATED | {"on"},
-    "truncate": _REPEATED | {"on", "keep"},
+    "garble": _REPEATED | {"side"},
+    "truncate": _REPEATED | {"side", "keep"},
     "duplicate-reply": _REPEATED,
     "noise": _REPEATED | {"length"},
     "hang": {"after", "for_s"},
@@ -44,8 +44,9 @@ class Fault:
     """One fault of one instrument.
 
     It begins after `after` messages. A wire fault then hits `count` messages (default one), or every message
-    for `for_s` seconds, or each with `probability`. `hang` without `for_s` lasts until a reboot; `reboot` and
-    `disconnect` last `for_s` (0.5 and 1 s); `stuck` holds `count` movements (default one), or all for that long.
+    for `for_s` seconds, or each with `probability`. `hang` without `for_s` lasts until a reboot; `reboot`
+    and `disconnect` last `for_s` (0.5 and 1 s); `stuck` holds `count` movements (default one), or all for
+    `for_s`. `side` is what `garble` and `truncate` spoil.
     """
 
     instrument: str
@@ -54,7 +55,7 @@ class Fault:
     count: int | None = None
     for_s: float | None = None
     probability: float | None = None
-    on: On = "reply"
+    side: Side = "reply"
     delay_s: float = 1.0
     keep: int | None = None
     length: int = 8
@@ -99,8 +100,8 @@ def _wrong_value(key: str, value: Any) -> str | None:
         return f"{key} is {value!r} and must be a number{'' if key == 'per_s' else ', not negative'}."
     if key == "probability" and not (is_number and 0 < value <= 1):
         return f"probability is {value!r} and must be above 0 and at most 1."
-    if key == "on" and value not in ("request", "reply"):
-        return f"on is {value!r} and must be request or reply."
+    if key == "side" and value not in ("request", "reply"):
+        return f"side is {value!r} and must be request or reply."
     return None
 
 
@@ -195,8 +196,8 @@ class Gate:
             self._log(self._instrument, "fault", "noise", before="", after=data.hex(" "))
         return [(0.0, data) for data in bursts]
 
-    def _hit(self, on: On, now: float) -> list[_Active]:
-        hit = [active for active in self._active if _side(active.fault) == on and self._counts(active, now)]
+    def _hit(self, side: Side, now: float) -> list[_Active]:
+        hit = [active for active in self._active if _side(active.fault) == side and self._counts(active, now)]
         self._active = [active for active in self._active if not active.over]
         return hit
 
@@ -242,10 +243,10 @@ class Gate:
         self._log(self._instrument, "fault", kind, before=before.hex(" "), after=after.hex(" "), **details)
 
 
-def _side(fault: Fault) -> On | None:
+def _side(fault: Fault) -> Side | None:
     if fault.kind not in WIRE:
         return None
-    return "request" if fault.kind == "drop-request" else fault.on
+    return "request" if fault.kind == "drop-request" else fault.side
 
 
 def _details(fault: Fault) -> dict[str, Any]:

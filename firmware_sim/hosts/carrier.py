@@ -6,9 +6,11 @@ from typing import Protocol
 
 
 class Carrier(Protocol):
-    """One line. A host that handles requests itself (OPC UA) calls `clock.catch_up()` before it looks at a
-    simulator and `clock.rearm()` after it has changed one, and hangs what must follow the simulator's time into
-    `clock.after_tick`.
+    """One line.
+
+    A host that handles requests itself (OPC UA) calls `clock.catch_up()` before it looks at a simulator and
+    `clock.rearm()` after it has changed one, and hangs what follows the simulator's time into
+    `clock.after_tick` (see `firmware_sim.clock.Clock`).
     """
 
     @property

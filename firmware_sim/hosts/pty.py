@@ -49,7 +49,7 @@ class PtyLine:
         self._unplug()
 
     def disconnect(self, for_s: float) -> None:
-        """Pull the plug: the client sees the line hang up and its name vanish, until it is plugged in again."""
+        """Pull the plug: the line hangs up and its name vanishes, until it is plugged in again."""
         self._unplug()
         self._later.after(for_s, self._plug_in)
 
@@ -61,6 +61,8 @@ class PtyLine:
                 self._write(data)
 
     def _plug_in(self) -> None:
+        if self._master is not None:
+            return
         self._master, self._slave = os.openpty()
         for end in (self._master, self._slave):
             tty.setraw(end)

@@ -17,7 +17,7 @@ _MOST_UNSENT = 65536
 
 
 class TcpLine:
-    """Listens at `host:port`; every connection has a conversation of its own, and hears what is said unasked."""
+    """Listens at `host:port`; every connection has its own conversation and hears what is said unasked."""
 
     def __init__(
         self, address: str, talk: Callable[[], Conversation], drops: Sequence[Drop], clock: Clock
@@ -29,6 +29,7 @@ class TcpLine:
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._later = Timers()
+        self._listening: asyncio.Future[None] | None = None
 
     @property
     def address(self) -> str:
@@ -43,18 +44,25 @@ class TcpLine:
         if self._flush in self._clock.after_tick:
             self._clock.after_tick.remove(self._flush)
         self._later.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
         self._hang_up()
 
     def disconnect(self, for_s: float) -> None:
         """Pull the plug: connections break and new ones are refused, until it is plugged in again."""
         self._hang_up()
-        self._later.after(for_s, lambda: asyncio.ensure_future(self._listen()))
+        self._later.after(for_s, self._listen_again)
 
     def send(self, outgoing: Sequence[Outgoing]) -> None:
         for connection in self._connections:
             connection.send(outgoing)
 
+    def _listen_again(self) -> None:
+        self._listening = asyncio.ensure_future(self._listen())
+
     async def _listen(self) -> None:
+        if self._server is not None:
+            return
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._accept, self._host, self._port)
@@ -95,7 +103,7 @@ class _Connection(asyncio.Protocol):
         self._others.add(self)
         self._write(self._talk.greeting)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._later.cancel()
         self._others.discard(self)
         self._transport = None
