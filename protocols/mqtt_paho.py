@@ -45,7 +45,7 @@ SLICE_S = 0.002
 """Longest stretch of packet reading before the event loop gets its turn."""
 
 GOODBYE_S = 1.0
-"""How long a DISCONNECT may take to leave."""
+"""How long the broker may take to answer a DISCONNECT by closing."""
 
 _TAKEN_OVER = 0x8E  # MQTT 5, 3.14.2.1
 
@@ -147,7 +147,11 @@ class Connection(asyncio.Protocol):
             self._schedule_pump()
 
     async def close(self) -> None:
-        """Say goodbye if there is still somebody to say it to; never raises, takes at most `GOODBYE_S`."""
+        """Say goodbye if there is still somebody to say it to; never raises, takes at most `GOODBYE_S`.
+
+        The broker closes first, so that it has read everything: mosquitto 2.0.11 drops unread PUBACKs of a
+        connection whose client is back already.
+        """
         if not self.lost.done():
             self._client.disconnect()
             self._lose("closed by us", abort=False)
@@ -202,8 +206,11 @@ class Connection(asyncio.Protocol):
         self._pump()  # its last packet may be the reason
         if not self._closed.done():
             self._closed.set_result(None)
-        if self._accepted.done():
-            reason = "it closed the connection" if error is None else f"the connection broke ({error})"
+        if error is not None:
+            reason = f"the connection broke ({error})"
+        elif self._accepted.done():
+            who = f"another client with the id '{self._settings.client_id}'"
+            reason = f"it closed the connection without a reason (a restart, or {who})"
         else:
             reason = "it closed the connection instead of answering CONNECT"
             if self._settings.protocol == "5":

@@ -32,6 +32,10 @@ async def connect(
         raise LinkDown(f"the TLS handshake failed ({reason})", sent=False) from error
     except socket.gaierror as error:
         raise LinkDown(f"the host name '{settings.host}' cannot be resolved", sent=False) from error
+    except ConnectionResetError as error:
+        broken_off = "it broke off the TLS handshake; does this port speak TLS?"
+        reason = broken_off if context else "it reset the connection"
+        raise LinkDown(reason, sent=False) from error
     except OSError as error:
         refused = error.errno == ECONNREFUSED or f"[Errno {ECONNREFUSED}]" in str(error)
         reason = "nothing listens there (connection refused)" if refused else error.strerror or str(error)
@@ -98,8 +102,7 @@ class Pipe:
         return len(data)
 
     def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
+        """Leaves the transport alone: who owns it decides when it ends."""
 
     def fileno(self) -> int:
         """None of ours: the transport owns it."""
