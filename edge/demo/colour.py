@@ -27,6 +27,9 @@ Doses = NDArray[np.int64]
 
 WAVELENGTHS_NM = (450, 520, 630)
 HIGHEST_AU = 10.0
+# Before replicates say otherwise: a photometer and a syringe repeat to about 5 mAU. Weighs as two replicates.
+PRIOR_NOISE_AU = 0.005
+PRIOR_REPLICATES = 2
 
 _RGB_TO_XYZ = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], dtype=np.float64
@@ -144,3 +147,28 @@ def absorbances(values: ArrayLike) -> Array:
             "photometer can measure. Leave that well out."
         )
     return array
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What has been measured: distinct recipes (n, 4), mean absorbances (n, 3), how often (n,), noise (3,).
+
+    The noise is the variance of one measurement, in AU², pooled over all replicates with the prior.
+    """
+
+    doses: Doses
+    means: Array
+    counts: Array
+    noise: Array
+
+
+def summarise(doses: Doses, measured: Array) -> Summary:
+    """Replicates averaged and their scatter pooled; recipes (n, 4), absorbances (n, 3)."""
+    distinct, group = np.unique(doses, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    counts = np.bincount(group).astype(np.float64)
+    means = np.stack([np.bincount(group, channel) / counts for channel in measured.T], axis=1)
+    scatter = ((measured - means[group]) ** 2).sum(axis=0)
+    freedom = float((counts - 1).sum())
+    noise = (PRIOR_REPLICATES * PRIOR_NOISE_AU**2 + scatter) / (PRIOR_REPLICATES + freedom)
+    return Summary(distinct, means, counts, noise)

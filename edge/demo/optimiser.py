@@ -2,7 +2,9 @@
 
 It models the three absorbances with Gaussian processes and not the colour distance itself: a dye adds to
 each absorbance smoothly and nearly in proportion to its dose (Beer–Lambert), while the distance is a cone
-with its kink exactly where one searches. `tests/edge/demo/test_optimiser.py` keeps both and compares them.
+with its kink exactly where one searches. `tests/edge/demo/test_optimiser.py` keeps both: on ten hidden
+colours and 6 plans of 8 wells the median ends at 0.4 with absorbances, at 3.4 with the distance, and at 11
+with random recipes.
 
 The model of one absorbance is the textbook one (Rasmussen and Williams, Gaussian Processes for Machine
 Learning, MIT Press 2006): Matérn 5/2 kernel with a length scale for each dye (eq. 4.17), Cholesky
@@ -30,16 +32,15 @@ from edge.demo.colour import (
     Doses,
     Mixtures,
     Recipe,
+    Summary,
     absorbances,
     blank_corrected,
     colour_distance,
+    summarise,
     to_doses,
     to_recipes,
 )
 
-# Before replicates say otherwise: a photometer and a syringe repeat to about 5 mAU. Weighs as two replicates.
-PRIOR_NOISE_AU = 0.005
-PRIOR_REPLICATES = 2
 CANDIDATES = 600
 MOST_AT_ONCE = 96
 # Radii in µl per 200 µl of the closer and closer looks around the recipe that is predicted best.
@@ -195,31 +196,6 @@ def distance_moments(mean: Array, variance: Array, target: Array) -> tuple[Array
     return expected, np.sqrt(spread)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What has been measured: distinct recipes (n, 4), mean absorbances (n, 3), how often (n,), noise (3,).
-
-    The noise is the variance of one measurement, in AU², pooled over all replicates with the prior.
-    """
-
-    doses: Doses
-    means: Array
-    counts: Array
-    noise: Array
-
-
-def summarise(doses: Doses, measured: Array) -> Summary:
-    """Replicates averaged and their scatter pooled; recipes (n, 4), absorbances (n, 3)."""
-    distinct, group = np.unique(doses, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    counts = np.bincount(group).astype(np.float64)
-    means = np.stack([np.bincount(group, channel) / counts for channel in measured.T], axis=1)
-    scatter = ((measured - means[group]) ** 2).sum(axis=0)
-    freedom = float((counts - 1).sum())
-    noise = (PRIOR_REPLICATES * PRIOR_NOISE_AU**2 + scatter) / (PRIOR_REPLICATES + freedom)
-    return Summary(distinct, means, counts, noise)
-
-
 class Search(ABC):
     """A search for the recipe whose colour is nearest to a target.
 
@@ -296,15 +272,15 @@ class RandomSearch(Search):
 class Optimiser(Search):
     """Gaussian processes on the three absorbances, expected improvement on the colour distance.
 
-    The first plan is a space-filling design; so is every plan until more recipes than dyes are measured.
+    The first plan, when nothing is known, is a space-filling design.
     """
 
     _fitted: tuple[int, list[GaussianProcess]] | None = None
 
     def _next(self, rng: np.random.Generator, n: int) -> Doses:
-        summary = summarise(self._doses, self._measured) if self.told else None
-        if summary is None or len(summary.doses) <= 3:
+        if not self.told:
             return self._fill_space(rng, n)
+        summary = summarise(self._doses, self._measured)
         processes = self._processes(summary)
         believed = colour_distance(self._predict(processes, summary.doses), self.target)
         candidates = self._candidates(rng, processes, summary.doses[int(np.argmin(believed))])
@@ -360,10 +336,9 @@ class Optimiser(Search):
         return pool[[tuple(dose) not in measured for dose in pool]]
 
     def _fill_space(self, rng: np.random.Generator, n: int) -> Doses:
-        """n recipes, each as far as possible from the others, from the measured ones and from the blank."""
+        """n recipes, each as far as possible from the blank and from those before it."""
         candidates = self.mixtures.sample(rng, max(CANDIDATES, 4 * n))
-        taken = [to_doses([self.water])[0], *self._doses]
-        gap = np.min([((candidates - dose) ** 2).sum(axis=1) for dose in taken], axis=0)
+        gap = ((candidates - to_doses([self.water])) ** 2).sum(axis=1)
         chosen: list[int] = []
         for _ in range(n):
             chosen.append(int(np.argmax(gap)))
