@@ -14,11 +14,10 @@ from drivers.errors import DriverError
 from edge.config import Cell, DeviceConfig, load_cell
 from edge.errors import Mistakes
 from edge.plan.geometry import CellGeometry
-from edge.run.actor import matches
+from edge.run.actor import CONNECT_S, matches
 from protocols.errors import WireError
 from protocols.links import Links
 
-CONNECT_S = 10.0
 CLOSE_S = 5.0
 
 
