@@ -14,7 +14,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Database:
         self.path = state_dir / "journal.db"
         self._lock_fd = -1
         self._queue: list[tuple[str, Sequence[Any]]] = []
+        self._staged: list[tuple[str, Sequence[Any]]] | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._mutex = threading.Lock()
         self._wake = threading.Event()
@@ -104,10 +105,31 @@ class Database:
             raise StoreError(f"the journal {self.path} was written by another version of labedge ({version})")
         self._reader.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Everything put inside is committed as one, or not at all."""
+        if self._staged is not None:
+            yield
+            return
+        self._staged = []
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._queue.extend(self._staged)
+            self._staged = None
+        self._commit_later()
+
     def put(self, sql: str, *values: Any) -> None:
         """Queue a statement; it is committed with the next group, in order."""
+        if self._staged is not None:
+            self._staged.append((sql, values))
+            return
         with self._mutex:
             self._queue.append((sql, values))
+        self._commit_later()
+
+    def _commit_later(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(LAZY_COMMIT_S, self._commit_soon)
 

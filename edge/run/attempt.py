@@ -1,0 +1,106 @@
+"""One attempt of one step on one device: intent, wire, outcome, and what settles it.
+
+Runs inside the device's actor, so that nothing else can talk to the device between a lost reply and the
+question that settles it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from drivers.api import Device, Effect, Intent, Operation, Outcome
+from drivers.errors import DriverError, Fault, Lost, Refused
+from edge.run.stopping import confirm
+from edge.store.journal import IntentRecord, Journal, OutcomeRecord
+
+SETTLE_S = 120.0
+"""How long a device that still moves may take until it can say what became of an attempt."""
+
+
+@dataclass
+class AttemptContext:
+    """What the driver sees of an attempt; writes the intent."""
+
+    journal: Journal
+    plan_id: str
+    device: str
+    operation: str
+    execution: str
+    args: Any
+    job_id: int
+    intent: Intent | None = None
+
+    async def intend(self, frame: bytes, **memo: Any) -> None:
+        """Durable before it returns."""
+        self.intent = Intent(
+            execution=self.execution,
+            operation=self.operation,
+            args=msgspec.to_builtins(self.args),
+            job_id=self.job_id,
+            frame=frame,
+            memo=memo,
+        )
+        self.journal.record(self.plan_id, IntentRecord(self.job_id, self.device, self.intent), self.job_id)
+        await self.journal.durable()
+
+
+async def attempt(
+    device: Device, operation: Operation, context: AttemptContext, timeout_s: float
+) -> Outcome:
+    """Run the operation once and settle it as far as the device can; records the outcome, never raises DriverError."""
+    outcome = await _try(device, operation, context, timeout_s)
+    if outcome.kind == "unknown" and operation.settles is Effect.QUERY and context.intent is not None:
+        outcome = await ask_device(device, context.intent, outcome.reason)
+    context.journal.record(context.plan_id, OutcomeRecord(context.job_id, context.execution, outcome))
+    return outcome
+
+
+async def _try(device: Device, operation: Operation, context: AttemptContext, timeout_s: float) -> Outcome:
+    try:
+        async with asyncio.timeout(timeout_s):
+            result = await operation.method(device, context.args, context)
+        return Outcome("finished", result=msgspec.to_builtins(result) if result is not None else {})
+    except TimeoutError:
+        device.halt()
+        why = await confirm(device)
+        reason = f"{operation.name} took longer than {timeout_s:g} s and was stopped"
+        return _unknown(context, f"{reason}; {why}" if why else reason)
+    except Refused as error:
+        return Outcome("not_executed", reason=str(error))
+    except Fault as error:
+        return Outcome("failed", reason=str(error))
+    except Lost as error:
+        return _unknown(context, str(error)) if error.sent else Outcome("not_executed", reason=str(error))
+
+
+def _unknown(context: AttemptContext, reason: str) -> Outcome:
+    """Without an intent nothing that acts has been sent."""
+    return Outcome("unknown" if context.intent is not None else "not_executed", reason=reason)
+
+
+async def ask_device(device: Device, intent: Intent, reason: str) -> Outcome:
+    """Let the device say what became of an attempt; still unknown if it cannot or does not answer."""
+    try:
+        async with asyncio.timeout(SETTLE_S):
+            return await device.settle(intent)
+    except TimeoutError:
+        return Outcome("unknown", reason=f"{reason}; {device.name} still moves after {SETTLE_S:g} s")
+    except DriverError as error:
+        return Outcome("unknown", reason=f"{reason}; {error}")
+
+
+def typical_s(operation: Operation, options: Any, args: Any) -> float:
+    """The driver's own estimate, seconds."""
+    return float(operation.estimate_s(options, args))
+
+
+def default_timeout_s(operation: Operation, options: Any, args: Any) -> float:
+    """Deadline of a step that names none: generous, because reaching it stops the device."""
+    return 30.0 + 5.0 * typical_s(operation, options, args)
+
+

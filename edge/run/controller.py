@@ -1,0 +1,435 @@
+"""The cell at work: the state machine, the queue, the active run, and what each state does.
+
+Commands only change the machine's state (and, for abort, send the stops first). One task, `drive`, does
+the work of whatever state the machine is in and gives it up when the state changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from drivers.errors import DriverError
+from edge.cell import Cell
+from edge.link.messages import Document, RunState
+from edge.plan.cellmodel import CellModel
+from edge.plan.inventory import Bookkeeper
+from edge.run.actor import Actor
+from edge.run.alarms import Alarms
+from edge.run.machine import Event, NotInThisState, PackML, State
+from edge.run.progress import ActiveRun
+from edge.run.runner import Runner, StopRun
+from edge.run.stopping import confirm, stop_everything
+from edge.store.database import StoreError
+from edge.store.journal import Journal, ResolutionRecord
+
+log = logging.getLogger(__name__)
+
+PREPARE_S = 30.0
+CONFIRM_WAIT_S = 1.0
+"""How long an abort waits for a device that is away; its stop bytes have been sent long before."""
+
+ACTIVE_STATES: dict[State, RunState] = {
+    State.STARTING: "Starting",
+    State.EXECUTE: "Execute",
+    State.COMPLETING: "Completing",
+    State.HOLDING: "Holding",
+    State.HELD: "Held",
+    State.UNHOLDING: "Unholding",
+    State.SUSPENDING: "Suspending",
+    State.SUSPENDED: "Suspended",
+    State.UNSUSPENDING: "Unsuspending",
+    State.STOPPING: "Stopping",
+    State.ABORTING: "Aborting",
+}
+
+
+class Listener:
+    """What the controller tells the outside; the session implements it."""
+
+    def cell_changed(self) -> None:
+        """The cell's status is another one."""
+
+    def run_changed(self, run: ActiveRun, urgent: bool) -> None:
+        """A run's status is another one; `urgent` at changes of state."""
+
+    def inventory_changed(self) -> None:
+        """The book-keeping has changed."""
+
+    def documents(self, run: ActiveRun, documents: list[Document]) -> None:
+        """Documents to keep and send."""
+
+
+class Controller:
+    """State, queue and run of one cell."""
+
+    def __init__(self, cell: Cell, model: CellModel, journal: Journal, keeper: Bookkeeper, alarms: Alarms) -> None:
+        self.cell = cell
+        self.model = model
+        self.journal = journal
+        self.keeper = keeper
+        self.alarms = alarms
+        self.actors: dict[str, Actor] = {}
+        self.machine = PackML()
+        self.queue: list[ActiveRun] = []
+        self.active: ActiveRun | None = None
+        self.listener = Listener()
+        self.reason = ""
+        self.remote_locked = False
+        """Since the last abort nobody at the bench has cleared and reset."""
+        self.accepting = True
+        self.blocked: Callable[[], list[str]] = list
+        """Names of violated interlocks: nothing starts or goes on while there are any."""
+        self.admit: Callable[[ActiveRun], Awaitable[str]] = _admit_all
+        """Check a run again when its turn comes: an empty text, or why it cannot start."""
+        self._restarted = False
+        self._runner: Runner | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._parked = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._queue_news = asyncio.Event()
+        self._watchers: list[tuple[Callable[[State], bool], asyncio.Future[State]]] = []
+        self._start_wanted = False
+        self._work: dict[State, Callable[[], Awaitable[Event | None]]] = {
+            State.RESETTING: self._resetting,
+            State.IDLE: self._idle,
+            State.STARTING: self._starting,
+            State.EXECUTE: self._execute,
+            State.COMPLETING: self._completing,
+            State.COMPLETE: self._complete,
+            State.HOLDING: self._holding,
+            State.UNHOLDING: self._unholding,
+            State.STOPPING: self._stopping,
+            State.ABORTING: self._aborting,
+            State.CLEARING: self._clearing,
+        }
+
+    @property
+    def state(self) -> State:
+        return self.machine.state
+
+    def handle(self, event: Event, reason: str = "", by: str = "") -> State:
+        """Take an event; raises NotInThisState. A state that outlives a restart is written down."""
+        if event is Event.ABORT:
+            self.halt_all()
+        state = self.machine.handle(event)
+        if event is not Event.DONE:
+            self.reason = reason
+        self._note(state, by)
+        self._changed.set()
+        return state
+
+    def halt_all(self) -> None:
+        """Send every stop and end what was under way; the state machine comes afterwards."""
+        failed = stop_everything(actor.device for actor in self.actors.values())
+        for actor in self.actors.values():
+            actor.interrupt()
+        for name in failed:
+            self.alarms.raise_(f"stop-{name}", "critical", name, f"the stop could not be sent to {name}; stop it by hand")
+
+    async def until(self, wanted: Callable[[State], bool]) -> State:
+        """Wait for a state."""
+        if wanted(self.state):
+            return self.state
+        future: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+        self._watchers.append((wanted, future))
+        return await future
+
+    def enqueue(self, run: ActiveRun) -> None:
+        """Queue a run by priority, then arrival."""
+        self.queue.append(run)
+        self.queue.sort(key=lambda queued: (-queued.stored.priority, queued.stored.arrival))
+        self._queue_news.set()
+        self.listener.run_changed(run, urgent=True)
+        self.listener.cell_changed()
+
+    def withdraw(self, run: ActiveRun, reason: str) -> None:
+        """Take a queued run out; it ends as Stopped without having begun."""
+        self.queue.remove(run)
+        self._finalise(run, "Stopped", reason)
+        self.listener.cell_changed()
+
+    def want_start(self) -> None:
+        """`start`: begin the head of the queue as soon as the cell is Idle."""
+        self._start_wanted = True
+        self._queue_news.set()
+
+    async def drive(self) -> None:
+        """Do the work of each state, for ever."""
+        while True:
+            self._changed.clear()
+            state = self.state
+            work = self._work.get(state)
+            task = asyncio.ensure_future(work() if work is not None else _for_ever())
+            change = asyncio.ensure_future(self._changed.wait())
+            try:
+                await asyncio.wait([task, change], return_when=asyncio.FIRST_COMPLETED)
+                if not change.done() and (event := task.result()) is not None:
+                    self.handle(event)
+            finally:
+                for each in (task, change):
+                    each.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await each
+
+    async def shut_down(self, grace_s: float) -> None:
+        """Hold, give running steps `grace_s` to end, then stop all motion."""
+        self.accepting = False
+        with contextlib.suppress(NotInThisState):
+            self.handle(Event.HOLD, "the daemon is being shut down")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.until(lambda state: state not in (State.HOLDING, State.STOPPING, State.ABORTING))
+        self.halt_all()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)
+        await self._confirm_all()
+        await self._flush()
+
+    # ---- what each state does -------------------------------------------------------------------
+
+    async def _unholding(self) -> Event:
+        """After a restart the devices are prepared again; otherwise they still are."""
+        if self._restarted:
+            await self._resetting()
+            self._restarted = False
+        return Event.DONE
+
+    async def _resetting(self) -> Event:
+        """Prepare every device; what is away is prepared when a step needs it."""
+        await asyncio.gather(*(self._prepare(actor) for actor in self.actors.values()))
+        return Event.DONE
+
+    async def _prepare(self, actor: Actor) -> None:
+        try:
+            async with asyncio.timeout(PREPARE_S):
+                await actor.perform(actor.device.prepare, wait_s=5.0)
+        except (DriverError, TimeoutError) as error:
+            log.warning("%s is not prepared: %s", actor.name, error)
+
+    async def _idle(self) -> Event | None:
+        while True:
+            self._queue_news.clear()
+            if self.queue and (self.cell.autostart or self._start_wanted) and not self.blocked():
+                if why := await self.admit(self.queue[0]):
+                    self.withdraw(self.queue[0], why)
+                    continue
+                return Event.START
+            await self._queue_news.wait()
+
+    async def _starting(self) -> Event:
+        self._start_wanted = False
+        if self.active is None:
+            self.active = self.queue.pop(0)
+            self._set_active("Starting")
+        self._launch()
+        return Event.DONE
+
+    def _launch(self) -> None:
+        assert self.active is not None
+        self._runner = Runner(self, self.active)
+        self._task = asyncio.create_task(self._runner.carry_out(), name=f"run {self.active.plan_id}")
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _execute(self) -> Event:
+        if self._task is None:
+            self._launch()
+        assert self._task is not None
+        await asyncio.wait([self._task])
+        try:
+            self._task.result()
+        except StopRun:
+            return Event.DONE
+        except Exception as error:
+            log.exception("labedge itself failed in run %s", self.active.plan_id if self.active else "")
+            self.reason = f"labedge itself failed: {error}"
+            self.halt_all()
+            return Event.ABORT
+        return Event.DONE
+
+    async def _completing(self) -> Event:
+        assert self.active is not None
+        self._finalise_active("Complete", "")
+        await self._flush()
+        return Event.DONE
+
+    async def _complete(self) -> Event | None:
+        return Event.RESET if self.cell.autostart else await _for_ever()
+
+    async def _holding(self) -> Event:
+        if self._task is not None and not self._task.done():
+            parked = asyncio.ensure_future(self._parked.wait())
+            await asyncio.wait([self._task, parked], return_when=asyncio.FIRST_COMPLETED)
+            parked.cancel()
+        return Event.DONE
+
+    async def _stopping(self) -> Event:
+        """The running step ends, nothing new begins."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self._finalise_active("Stopped", self.reason)
+        await self._flush()
+        return Event.DONE
+
+    async def _aborting(self) -> Event:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._confirm_all()
+        self._finalise_active("Aborted", self.reason)
+        await self._flush()
+        return Event.DONE
+
+    async def _flush(self) -> None:
+        try:
+            await self.journal.durable()
+        except StoreError as error:
+            self.alarms.raise_("journal", "critical", "journal", str(error))
+
+    async def _confirm_all(self) -> None:
+        await asyncio.gather(*(self._confirm(actor) for actor in self.actors.values()))
+
+    async def _confirm(self, actor: Actor) -> None:
+        try:
+            why = await actor.perform(lambda: confirm(actor.device), wait_s=CONFIRM_WAIT_S)
+        except DriverError as error:
+            why = str(error)
+        if why:
+            self.alarms.raise_(
+                f"moving-{actor.name}", "critical", actor.name, f"{actor.name} has not confirmed that it stands still: {why}"
+            )
+
+    async def _clearing(self) -> Event:
+        self.alarms.clear_all("stop-", "moving-")
+        return Event.DONE
+
+    # ---- what a run asks of its cell (runner.Cell) ----------------------------------------------
+
+    async def may_go(self) -> None:
+        """The gate in front of every step."""
+        while self.state is not State.EXECUTE:
+            if self.state in (State.STOPPING, State.ABORTING, State.STOPPED, State.ABORTED):
+                raise StopRun
+            self._parked.set()
+            try:
+                await self.until(lambda state: state in _OPEN)
+            finally:
+                self._parked.clear()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait between attempts; a command that ends Execute ends the wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.until(lambda state: state is not State.EXECUTE)
+        await self.may_go()
+
+    def hold_run(self, reason: str) -> None:
+        self.alarms.raise_("run-held", "high", "run", reason)
+        with contextlib.suppress(NotInThisState):
+            self.handle(Event.HOLD, reason)
+
+    def end_run(self, command: str, reason: str) -> None:
+        with contextlib.suppress(NotInThisState):
+            self.handle(Event(command), reason)
+
+    def emit(self, run: ActiveRun, documents: list[Document]) -> None:
+        self.listener.documents(run, documents)
+
+    def changed(self) -> None:
+        if self.active is not None:
+            self.listener.run_changed(self.active, urgent=False)
+
+    def booked(self) -> None:
+        self.journal.save_inventory(self.keeper.inventory)
+        self.listener.inventory_changed()
+
+    def unlock(self) -> None:
+        """Somebody at the bench has reset the cell after an abort."""
+        self.remote_locked = False
+        self.journal.set_fact("remote_locked", False)
+
+    def resolved(self, run: ActiveRun, step: str, answer: str, by: str) -> None:
+        """A person has answered for a step; it counts from the next unhold on."""
+        self.journal.record(run.plan_id, ResolutionRecord(step, answer, by))
+        self.listener.run_changed(run, urgent=True)
+
+    # ---- states of runs -------------------------------------------------------------------------
+
+    def adopt(self, run: ActiveRun) -> None:
+        """Take over a run that a restart interrupted: the cell is Held with it."""
+        self.active = run
+        self.machine = PackML(State.HELD)
+        self._restarted = True
+        self.reason = run.reason = "the daemon was restarted while this run was under way"
+        self._set_active("Held")
+
+    def begin_run(self, run: ActiveRun) -> None:
+        """Write the start document of a run that has none yet."""
+        plan = run.plan.plan
+        head = {
+            "plan_id": plan.plan_id,
+            "plan_name": plan.name,
+            "cell": plan.cell,
+            "metadata": plan.metadata,
+            "parameters": plan.parameters,
+        }
+        self.emit(run, run.documents.start(head, time.time()))
+
+    def _note(self, state: State, by: str) -> None:
+        if state in ACTIVE_STATES and self.active is not None:
+            self._set_active(ACTIVE_STATES[state], by)
+        if state in (State.ABORTING, State.ABORTED, State.STOPPED, State.IDLE, State.STARTING):
+            self.journal.set_fact("state", state.value)
+        if state is State.ABORTING:
+            self.remote_locked = True
+            self.journal.set_fact("remote_locked", True)
+        if state is State.EXECUTE:
+            self.alarms.clear_all("run-held")
+        for wanted, future in self._watchers:
+            if not future.done() and wanted(state):
+                future.set_result(state)
+        self._watchers = [(wanted, future) for wanted, future in self._watchers if not future.done()]
+        self.listener.cell_changed()
+
+    def _set_active(self, state: RunState, by: str = "") -> None:
+        assert self.active is not None
+        if self.active.state == "Queued" and not self.active.documents.started:
+            self.begin_run(self.active)
+        if self.active.state != state:
+            self.active.state, self.active.reason = state, self.reason
+            self.journal.set_run(self.active.plan_id, state, self.reason, by)
+        self.listener.run_changed(self.active, urgent=True)
+
+    def _finalise_active(self, state: RunState, reason: str) -> None:
+        run, self.active, self._task = self.active, None, None
+        self.alarms.clear_all("run-held")
+        if run is None:
+            return
+        with self.journal.database.together():
+            if self._runner is not None:
+                self._runner.cancel_open()
+            self._finalise(run, state, reason)
+        self._runner = None
+
+    def _finalise(self, run: ActiveRun, state: RunState, reason: str) -> None:
+        run.state, run.reason, run.waiting = state, reason, None
+        if not run.documents.started:
+            self.begin_run(run)
+        self.emit(run, run.documents.stop(state, reason, time.time()))
+        self.journal.set_run(run.plan_id, state, reason)
+        self.listener.run_changed(run, urgent=True)
+
+
+_OPEN = frozenset({State.EXECUTE, State.STOPPING, State.STOPPED, State.ABORTING, State.ABORTED})
+
+
+async def _admit_all(run: ActiveRun) -> str:
+    return ""
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()

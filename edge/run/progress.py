@@ -1,0 +1,101 @@
+"""How far a run has come: state of every step, rebuilt from the journal after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from drivers.api import Intent
+from edge.link.documents import RunDocuments
+from edge.link.messages import StepCounts, StepState, WaitingFor
+from edge.plan.check import CompiledPlan
+from edge.store.journal import IntentRecord, OutcomeRecord, Record, StepRecord, StoredRun
+
+TERMINAL = frozenset({"finished", "failed", "skipped", "cancelled"})
+
+
+@dataclass
+class StepProgress:
+    """One step of a run."""
+
+    state: StepState = "waiting"
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    args: dict[str, Any] | None = None
+    """Arguments of the last attempt, as they were when it began."""
+    attempts: int = 0
+    started_at: float = 0.0
+    open_intent: Intent | None = None
+    """An attempt whose outcome nobody knows: it is settled before anything else reaches the device."""
+
+
+@dataclass
+class ActiveRun:
+    """A run on its way."""
+
+    stored: StoredRun
+    plan: CompiledPlan
+    documents: RunDocuments
+    steps: dict[str, StepProgress]
+    state: str = "Queued"
+    reason: str = ""
+    waiting: WaitingFor | None = None
+    resolution: str | None = None
+    """A person's answer to `waiting`: finished, repeat or failed."""
+
+    @classmethod
+    def new(cls, stored: StoredRun, plan: CompiledPlan, documents: RunDocuments) -> ActiveRun:
+        steps = {step.execution: StepProgress() for step in plan.steps}
+        return cls(stored, plan, documents, steps, stored.state, stored.reason)
+
+    @property
+    def plan_id(self) -> str:
+        return self.stored.plan_id
+
+    def restore(self, records: list[Record]) -> None:
+        """Replay the journal: finished steps stay finished, an intent without an outcome is in doubt."""
+        for record in records:
+            match record:
+                case IntentRecord(intent=intent) if intent.execution in self.steps:
+                    step = self.steps[intent.execution]
+                    step.open_intent, step.args, step.state = intent, intent.args, "in_doubt"
+                    step.attempts += 1
+                case OutcomeRecord(execution=execution, outcome=outcome) if execution in self.steps:
+                    if outcome.kind != "unknown":
+                        self.steps[execution].open_intent = None
+                        self.steps[execution].state = "waiting"
+                case StepRecord(execution=execution) if execution in self.steps:
+                    step = self.steps[execution]
+                    step.state = record.state  # type: ignore[assignment]  # written by us as a StepState
+                    step.result, step.reason = record.result, record.reason
+                    if record.state in TERMINAL:
+                        step.open_intent = None
+                case _:
+                    pass
+
+    def counts(self) -> StepCounts:
+        states = [step.state for step in self.steps.values()]
+        return StepCounts(
+            total=len(states),
+            finished=states.count("finished"),
+            failed=states.count("failed"),
+            skipped=states.count("skipped"),
+            in_doubt=states.count("in_doubt"),
+        )
+
+    def current(self) -> list[str]:
+        return [name for name, step in self.steps.items() if step.state in ("running", "in_doubt")]
+
+    def lookup(self, name: str) -> Any:
+        """Value of a parameter or of an earlier step's result; raises LookupError with a sentence."""
+        if name in self.plan.plan.parameters:
+            return self.plan.plan.parameters[name]
+        owner, _, field_name = name.partition(".")
+        step = self.steps.get(owner)
+        if step is None:
+            raise LookupError(f"there is no `{name}`")
+        if step.state != "finished":
+            raise LookupError(f"`{name}` has no value: step `{owner}` is {step.state}")
+        if field_name not in step.result:
+            raise LookupError(f"step `{owner}` gave no `{field_name}`")
+        return step.result[field_name]

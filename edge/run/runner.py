@@ -1,0 +1,301 @@
+"""Carries out one run, step after step.
+
+The runner decides what a step's outcome means for the run; it knows no states of the cell. What it needs
+from the cell (wait until it may go on, hold, stop, abort) comes in as `Cell`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import msgspec
+
+from drivers.api import Effect, Outcome
+from edge.link.documents import Phase
+from edge.link.messages import Document, StepState, WaitingFor
+from edge.plan.check import CompiledStep, resolve
+from edge.plan.inventory import Bookkeeper
+from edge.run.actor import Actor, NotConnected
+from edge.run.attempt import AttemptContext, ask_device, attempt, default_timeout_s
+from edge.run.progress import TERMINAL, ActiveRun, StepProgress
+from edge.store.journal import Journal, OutcomeRecord, StepRecord
+
+DEVICE_WAIT_S = 20.0
+"""How long a step waits for a device that is away before it counts as not executed."""
+SAFE_REPEATS = 3
+"""How often an operation that is harmless to repeat is sent again when its answer is lost."""
+
+
+class Cell(Protocol):
+    """What a run asks of its cell."""
+
+    journal: Journal
+    keeper: Bookkeeper
+    actors: dict[str, Actor]
+
+    async def may_go(self) -> None:
+        """Return when the next step may begin; raises StopRun when none may any more."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, then `may_go`; a hold or stop ends the wait."""
+
+    def hold_run(self, reason: str) -> None:
+        """Ask for Holding."""
+
+    def end_run(self, command: str, reason: str) -> None:
+        """Ask for Stopping or Aborting."""
+
+    def emit(self, run: ActiveRun, documents: list[Document]) -> None:
+        """Keep and send documents."""
+
+    def changed(self) -> None:
+        """Something worth a new status."""
+
+    def booked(self) -> None:
+        """The inventory has changed."""
+
+
+class StopRun(Exception):
+    """No further step is begun."""
+
+
+class Runner:
+    """One run on one cell."""
+
+    def __init__(self, cell: Cell, run: ActiveRun) -> None:
+        self.cell = cell
+        self.run = run
+
+    async def carry_out(self) -> None:
+        """Every step that has not ended yet; raises StopRun when the cell stops the run."""
+        for compiled in self.run.plan.steps:
+            step = self.run.steps[compiled.execution]
+            if step.state in TERMINAL:
+                continue
+            await self.cell.may_go()
+            if (missing := self._skipped_need(compiled)) is not None:
+                self._end(compiled, step, "skipped", f"it needs step `{missing}`, which was skipped")
+                continue
+            await self._step(compiled, step)
+
+    def _skipped_need(self, compiled: CompiledStep) -> str | None:
+        for argument in compiled.args.values():
+            for name in argument.expression.names() if argument.expression else ():
+                owner = name.partition(".")[0]
+                if owner in self.run.steps and self.run.steps[owner].state == "skipped":
+                    return owner
+        return None
+
+    async def _step(self, compiled: CompiledStep, step: StepProgress) -> None:
+        on_error = compiled.step.on_error
+        retries = 0
+        step.started_at = step.started_at or time.time()
+        while True:
+            outcome = await self._outcome(compiled, step)
+            if outcome.kind == "unknown":
+                outcome = await self._ask_person(compiled, step, "in_doubt", outcome.reason)
+                if outcome.kind == "not_executed":
+                    continue
+            if outcome.kind == "finished":
+                self._finish(compiled, step, outcome)
+                return
+            step.reason = outcome.reason
+            if retries < on_error.retry and _safe_to_repeat(compiled, outcome):
+                retries += 1
+                await self.cell.pause(on_error.backoff_s)
+                continue
+            if on_error.then != "hold":
+                self._give_up(compiled, step, outcome)
+                return
+            answer = await self._held(compiled, step, outcome)
+            if answer.kind == "finished":
+                self._finish(compiled, step, answer)
+                return
+            if answer.kind == "failed":
+                self._end(compiled, step, "failed", answer.reason)
+                return
+            retries = 0
+
+    async def _outcome(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
+        """Settle what is open, or try once (more often if that is harmless)."""
+        if step.open_intent is not None:
+            outcome = await self._settle(compiled, step)
+            if outcome.kind != "not_executed":
+                return outcome
+        outcome = await self._try(compiled, step)
+        for _ in range(SAFE_REPEATS - 1):
+            if outcome.kind != "unknown" or compiled.operation.settles is not Effect.REPEAT:
+                return outcome
+            step.open_intent = None
+            await self.cell.may_go()
+            outcome = await self._try(compiled, step)
+        if outcome.kind == "unknown" and compiled.operation.settles is Effect.REPEAT:
+            step.open_intent = None
+            return Outcome("not_executed", reason=outcome.reason)
+        return outcome
+
+    async def _try(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
+        """One attempt, checked once more against the world as it is now."""
+        args, reasons = resolve(compiled, self._lookup)
+        if reasons:
+            return Outcome("not_executed", reason="; ".join(f"{r.path}: {r.message}" for r in reasons))
+        step.args = msgspec.structs.asdict(args)
+        problems = self.cell.keeper.problems(compiled.step.device, compiled.operation, step.args)
+        if problems:
+            return Outcome("not_executed", reason="; ".join(sentence for _, sentence in problems))
+        step.attempts += 1
+        self._set(compiled, step, "running")
+        context = AttemptContext(
+            self.cell.journal,
+            self.run.plan_id,
+            compiled.step.device,
+            compiled.operation.name,
+            compiled.execution,
+            args,
+            self.cell.journal.reserve(),
+        )
+        outcome = await self._on_device(compiled, context)
+        step.open_intent = context.intent if outcome.kind == "unknown" else None
+        if outcome.kind == "unknown":
+            self._set(compiled, step, "in_doubt", outcome.reason)
+        return outcome
+
+    async def _on_device(self, compiled: CompiledStep, context: AttemptContext) -> Outcome:
+        actor = self.cell.actors[compiled.step.device]
+        timeout_s = compiled.step.timeout_s or default_timeout_s(
+            compiled.operation, actor.device.options, context.args
+        )
+        try:
+            return await actor.perform(
+                lambda: attempt(actor.device, compiled.operation, context, timeout_s), DEVICE_WAIT_S
+            )
+        except NotConnected as error:
+            return Outcome("not_executed", reason=str(error))
+        finally:
+            actor.quiet = False
+
+    async def _settle(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
+        """What became of an attempt whose outcome was lost, for instance by a crash."""
+        intent = step.open_intent
+        assert intent is not None
+        if compiled.operation.settles is Effect.REPEAT:
+            outcome = Outcome("not_executed", reason="it is safe to do again")
+        elif compiled.operation.settles is Effect.ASK:
+            outcome = Outcome("unknown", reason=f"nobody but a person can tell what became of {intent.operation}")
+        else:
+            actor = self.cell.actors[compiled.step.device]
+            try:
+                outcome = await actor.perform(lambda: ask_device(actor.device, intent, ""), DEVICE_WAIT_S)
+            except NotConnected as error:
+                outcome = Outcome("unknown", reason=str(error))
+        self.cell.journal.record(self.run.plan_id, OutcomeRecord(intent.job_id, compiled.execution, outcome))
+        if outcome.kind != "unknown":
+            step.open_intent = None
+        return outcome
+
+    async def _held(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> Outcome:
+        """Hold behind a step that did not finish; the outcome that `unhold` or `resolve` gives it."""
+        if _safe_to_repeat(compiled, outcome):
+            self._set(compiled, step, "waiting", outcome.reason)
+            self.cell.hold_run(f"step {compiled.execution}: {outcome.reason}")
+            self.run.waiting = WaitingFor(compiled.execution, "failed", outcome.reason)
+            await self.cell.may_go()
+            answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
+            return _resolved(answer or "repeat")
+        return await self._ask_person(compiled, step, "failed", outcome.reason)
+
+    async def _ask_person(self, compiled: CompiledStep, step: StepProgress, kind: Any, reason: str) -> Outcome:
+        """Hold until somebody has said what became of the step."""
+        state: StepState = "in_doubt" if kind == "in_doubt" else "running"
+        self._set(compiled, step, state, reason)
+        self.run.waiting = WaitingFor(compiled.execution, kind, reason)
+        while self.run.resolution is None:
+            self.cell.hold_run(f"step {compiled.execution} {'is in doubt' if kind == 'in_doubt' else 'failed'}: {reason}")
+            await self.cell.may_go()
+        answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
+        step.open_intent = None
+        return _resolved(answer)
+
+    def _finish(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> None:
+        """Result, data, liquid and the step's end become durable as one."""
+        with self.cell.journal.database.together():
+            self._book(compiled, step, outcome.result)
+            step.result = outcome.result
+            if compiled.step.record and outcome.result:
+                documents = self.run.documents.reading(
+                    compiled.step.id, compiled.step.device, compiled.execution, outcome.result, time.time()
+                )
+                self.cell.emit(self.run, documents)
+            self._end(compiled, step, "finished", outcome.reason)
+
+    def _give_up(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> None:
+        then = compiled.step.on_error.then
+        state: StepState = "skipped" if then == "skip" else "failed"
+        self._end(compiled, step, state, outcome.reason)
+        if then in ("stop", "abort"):
+            self.cell.end_run(then, f"step {compiled.execution}: {outcome.reason}")
+
+    def _end(self, compiled: CompiledStep, step: StepProgress, state: StepState, reason: str) -> None:
+        with self.cell.journal.database.together():
+            self._set(compiled, step, state, reason)
+            now = time.time()
+            phase = Phase(
+                execution=compiled.execution,
+                device=compiled.step.device,
+                operation=compiled.operation.name,
+                started_at=step.started_at or now,
+                ended_at=now,
+                outcome=state,
+                attempts=step.attempts,
+                reason=reason,
+            )
+            self.cell.emit(self.run, self.run.documents.phase(phase))
+
+    def cancel_open(self) -> None:
+        """After an abort or stop: what was under way is in doubt, what had not begun is cancelled.
+
+        A step in doubt is booked as if it had been done: for every well that is the careful assumption.
+        """
+        for compiled in self.run.plan.steps:
+            step = self.run.steps[compiled.execution]
+            if step.state in ("running", "in_doubt"):
+                self._book(compiled, step, {})
+                self._end(compiled, step, "in_doubt", step.reason or "the run ended while this step was under way")
+            elif step.state == "waiting":
+                step.state = "cancelled"
+
+    def _book(self, compiled: CompiledStep, step: StepProgress, result: dict[str, Any]) -> None:
+        if compiled.operation.touches and step.args is not None:
+            self.cell.keeper.apply(compiled.step.device, compiled.operation, step.args, result)
+            self.cell.booked()
+
+    def _set(self, compiled: CompiledStep, step: StepProgress, state: StepState, reason: str = "") -> None:
+        step.state, step.reason = state, reason
+        if state != "running":
+            self.cell.journal.record(
+                self.run.plan_id, StepRecord(compiled.execution, state, step.result, reason)
+            )
+        self.cell.changed()
+
+    def _lookup(self, name: str) -> Any:
+        device, _, reading = name.partition(".")
+        if device not in self.cell.actors:
+            return self.run.lookup(name)
+        values = self.cell.actors[device].sample.values
+        if reading not in values:
+            raise LookupError(f"`{name}` has not been read yet")
+        return values[reading]
+
+
+def _safe_to_repeat(compiled: CompiledStep, outcome: Outcome) -> bool:
+    return outcome.kind == "not_executed" or compiled.operation.settles is Effect.REPEAT
+
+
+def _resolved(answer: str) -> Outcome:
+    match answer:
+        case "finished":
+            return Outcome("finished", reason="a person said that it was done")
+        case "failed":
+            return Outcome("failed", reason="a person said that it failed")
+    return Outcome("not_executed", reason="a person had it repeated")
