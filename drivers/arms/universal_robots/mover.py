@@ -22,6 +22,8 @@ UNIT = 0
 MODE, PROTECTIVE_STOP, TOOL = 258, 261, 400
 RUNNING = 7
 
+REPLY_S = 0.5
+"""The controller answers within a few ms."""
 POLL_S = 0.1
 TAKE_POLL_S = 0.02
 TAKE_S = 2.0
@@ -52,7 +54,7 @@ class Mover:
     async def registers(self, address: int, count: int) -> list[int]:
         """Registers as they stand now."""
         with wire_errors():
-            return await self._modbus.read_holding(UNIT, address, count)
+            return await self._modbus.read_holding(UNIT, address, count, REPLY_S)
 
     async def answer(self) -> Answer:
         """What the program says now, in one read."""
@@ -69,7 +71,9 @@ class Mover:
         """Tell the arm that labedge is alive, and look whether its program is; two to four times a second."""
         self._beats = (self._beats + 1) & 0xFFFF
         with wire_errors():
-            await self._modbus.write_registers(UNIT, handshake.EDGE_HEARTBEAT, [self._beats, self._on_lost])
+            await self._modbus.write_registers(
+                UNIT, handshake.EDGE_HEARTBEAT, [self._beats, self._on_lost], REPLY_S
+            )
         await self.answer()
 
     async def withdraw(self) -> None:
@@ -230,9 +234,9 @@ class Mover:
             try:
                 with wire_errors():
                     if len(words) == 1:
-                        await self._modbus.write_register(UNIT, address, words[0])
+                        await self._modbus.write_register(UNIT, address, words[0], REPLY_S)
                     else:
-                        await self._modbus.write_registers(UNIT, address, words)
+                        await self._modbus.write_registers(UNIT, address, words, REPLY_S)
                 return
             except Lost as problem:
                 sent = sent or problem.sent
