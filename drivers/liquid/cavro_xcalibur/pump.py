@@ -286,9 +286,9 @@ class CavroXCalibur(Device):
             # More than one look, because an answer of before the move can arrive late.
             status = await self._until_ready(move.expected_s)
             plunger = await self._plunger()
+            self._must_run_on(halts)
             if status.error or plunger == move.after:
                 break
-        self._must_run_on(halts)
         if status.error in UNINITIALIZED:
             raise Lost(f"{self.name}: {status.says} during the move; how far the plunger got is lost.")
         if not status.error and plunger == move.after:
