@@ -113,6 +113,7 @@ class LadsPhotometer(Simulator):
 
     model: ClassVar[str] = "lads-photometer"
     transport: ClassVar[str] = "opcua"
+    address_space: ClassVar[str] = "firmware_sim.hosts.lads:LadsSpace"
     option_names: ClassVar[frozenset[str] | None] = frozenset({"at", "noise", "max_au", "serial"})
 
     def __init__(self, name: str, options: Mapping[str, Any], world: World, log: Log) -> None:

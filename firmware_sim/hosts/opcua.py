@@ -1,0 +1,240 @@
+"""The bench's door to OPC UA: a server for one instrument, on asyncua.
+
+Imported only when a bench has such an instrument, for asyncua costs some 28 MB. `Space` builds nodes one by
+one with the type definition, reference and node id that are asked for; asyncua's own instantiation would
+choose them itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from asyncua import Server, ua
+
+from firmware_sim.api import BenchError, Simulator
+
+Callback = Callable[..., Awaitable[Any]]
+"""An OPC UA method: object's node id and the arguments as variants; output variants, or a bad status code."""
+
+OBJECTS = ua.NodeId(ua.ObjectIds.ObjectsFolder)
+BASE_OBJECT = ua.NodeId(ua.ObjectIds.BaseObjectType)
+PROPERTY = ua.NodeId(ua.ObjectIds.PropertyType)
+BASE_VARIABLE = ua.NodeId(ua.ObjectIds.BaseDataVariableType)
+HAS_COMPONENT = ua.NodeId(ua.ObjectIds.HasComponent)
+HAS_PROPERTY = ua.NodeId(ua.ObjectIds.HasProperty)
+HAS_SUBTYPE = ua.NodeId(ua.ObjectIds.HasSubtype)
+ORGANIZES = ua.NodeId(ua.ObjectIds.Organizes)
+MANDATORY = ua.NodeId(ua.ObjectIds.ModellingRule_Mandatory)
+NOTHING = ua.NodeId()
+
+
+class Space:
+    """Writes nodes into a server's address space. Names are qualified, ids made from the path if not
+    given."""
+
+    def __init__(self, server: Server, own_namespace: int) -> None:
+        self._server = server
+        self._own = own_namespace
+
+    async def object(
+        self,
+        parent: ua.NodeId,
+        name: ua.QualifiedName,
+        type_definition: ua.NodeId = BASE_OBJECT,
+        node_id: ua.NodeId | None = None,
+        reference: ua.NodeId = HAS_COMPONENT,
+    ) -> ua.NodeId:
+        attributes = ua.ObjectAttributes()
+        attributes.EventNotifier = 0
+        item = self._item(parent, name, node_id, reference, attributes)
+        item.NodeClass, item.TypeDefinition = ua.NodeClass.Object, type_definition
+        return await self._add(item)
+
+    async def variable(
+        self,
+        parent: ua.NodeId,
+        name: ua.QualifiedName,
+        value: ua.Variant,
+        data_type: ua.NodeId,
+        type_definition: ua.NodeId = PROPERTY,
+    ) -> ua.NodeId:
+        """A property, or with another type definition a component; read-only to clients."""
+        attributes = ua.VariableAttributes()
+        attributes.DataType, attributes.Value = data_type, value
+        attributes.ValueRank = 1 if isinstance(value.Value, list) else -1
+        attributes.ArrayDimensions = [0] if isinstance(value.Value, list) else None
+        attributes.AccessLevel = attributes.UserAccessLevel = ua.AccessLevel.CurrentRead.mask
+        attributes.MinimumSamplingInterval, attributes.Historizing = 0, False
+        reference = HAS_PROPERTY if type_definition == PROPERTY else HAS_COMPONENT
+        item = self._item(parent, name, None, reference, attributes)
+        item.NodeClass, item.TypeDefinition = ua.NodeClass.Variable, type_definition
+        return await self._add(item)
+
+    async def object_type(self, parent: ua.NodeId, name: ua.QualifiedName, node_id: ua.NodeId) -> ua.NodeId:
+        attributes = ua.ObjectTypeAttributes()
+        attributes.IsAbstract = False
+        item = self._item(parent, name, node_id, HAS_SUBTYPE, attributes)
+        item.NodeClass = ua.NodeClass.ObjectType
+        return await self._add(item)
+
+    async def method(
+        self,
+        parent: ua.NodeId,
+        name: ua.QualifiedName,
+        callback: Callback,
+        arguments: tuple[Sequence[ua.Argument], Sequence[ua.Argument]] = ((), ()),
+        node_id: ua.NodeId | None = None,
+    ) -> ua.NodeId:
+        """`arguments` are the inputs and the outputs."""
+        attributes = ua.MethodAttributes()
+        attributes.Executable = attributes.UserExecutable = True
+        item = self._item(parent, name, node_id, HAS_COMPONENT, attributes)
+        item.NodeClass = ua.NodeClass.Method
+        method = await self._add(item)
+        for direction, listed in zip(("InputArguments", "OutputArguments"), arguments, strict=True):
+            if listed:
+                value = ua.Variant(list(listed), ua.VariantType.ExtensionObject)
+                argument = ua.NodeId(ua.ObjectIds.Argument)
+                await self.variable(method, ua.QualifiedName(direction, 0), value, argument)
+        self._server.iserver.isession.add_method_callback(method, callback)
+        return method
+
+    async def structure(
+        self, name: ua.QualifiedName, fields: Sequence[str], data_type: ua.NodeId, encoding: ua.NodeId
+    ) -> None:
+        """A data type whose fields are strings, described so that any client can decode it."""
+        base = self._server.nodes.base_structure_type
+        node = await base.add_data_type(data_type, name)
+        item = self._item(
+            data_type,
+            ua.QualifiedName("Default Binary", 0),
+            encoding,
+            ua.NodeId(ua.ObjectIds.HasEncoding),
+            ua.ObjectAttributes(),
+        )
+        item.NodeClass, item.TypeDefinition = (
+            ua.NodeClass.Object,
+            ua.NodeId(ua.ObjectIds.DataTypeEncodingType),
+        )
+        await self._add(item)
+        definition = ua.StructureDefinition()
+        definition.BaseDataType, definition.DefaultEncodingId = base.nodeid, encoding
+        definition.StructureType = ua.StructureType.Structure
+        definition.Fields = [_string_field(name) for name in fields]
+        await node.write_data_type_definition(definition)
+
+    async def write(self, node_id: ua.NodeId, value: ua.Variant, status: int = ua.StatusCodes.Good) -> None:
+        """Set a variable; subscribers hear of it."""
+        data = ua.DataValue(value, StatusCode=ua.StatusCode(status))
+        await self._server.write_attribute_value(node_id, data)
+
+    async def delete(self, node_id: ua.NodeId) -> None:
+        """Remove a node and everything below it."""
+        await self._server.delete_nodes([self._server.get_node(node_id)], recursive=True)
+
+    def _item(
+        self,
+        parent: ua.NodeId,
+        name: ua.QualifiedName,
+        node_id: ua.NodeId | None,
+        reference: ua.NodeId,
+        attributes: Any,
+    ) -> ua.AddNodesItem:
+        attributes.DisplayName = ua.LocalizedText(name.Name)
+        item = ua.AddNodesItem()
+        item.ParentNodeId, item.BrowseName, item.ReferenceTypeId = parent, name, reference
+        item.NodeAttributes = attributes
+        path = f"{parent.Identifier}/{name.Name}" if parent != OBJECTS else name.Name
+        item.RequestedNewNodeId = node_id or ua.NodeId(path, self._own)
+        return item
+
+    async def _add(self, item: ua.AddNodesItem) -> ua.NodeId:
+        result = (await self._server.iserver.isession.add_nodes([item]))[0]
+        result.StatusCode.check()
+        return result.AddedNodeId
+
+
+class AddressSpace(Protocol):
+    """What an instrument shows: made with the simulator and two callbacks of the bench's clock.
+
+    `catch_up` brings the world to the present and is called before a method acts, `rearm` after it.
+    """
+
+    async def build(self, server: Server) -> None:
+        """Write the nodes, before the server listens."""
+
+    async def follow(self) -> None:
+        """Keep the nodes true to the simulator, until cancelled."""
+
+
+class OpcUaHost:
+    """Serves one instrument at `opc.tcp://host:port` (port 0: any free one) without security.
+
+    The simulator's `address_space` names, as `module:class`, what writes its nodes.
+    """
+
+    def __init__(
+        self, simulator: Simulator, url: str, catch_up: Callable[[], None], rearm: Callable[[], None]
+    ) -> None:
+        parts = urlparse(url)
+        if parts.scheme != "opc.tcp" or parts.hostname is None or parts.port is None:
+            raise BenchError(f"{simulator.name}: link {url!r} must look like opc.tcp://127.0.0.1:4840.")
+        module, _, name = simulator.address_space.partition(":")
+        self._space: AddressSpace = getattr(import_module(module), name)(simulator, catch_up, rearm)
+        self._name = simulator.name
+        self._address = (parts.hostname, parts.port)
+        self._server: Server | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listen, and return the address for clients; `BenchError` if the port is taken."""
+        host, port = self._address
+        url = f"opc.tcp://{host}:{port or _free_port(host)}"
+        server = Server()
+        await server.init()
+        server.set_endpoint(url)
+        server.set_server_name(f"firmware-sim {self._name}")
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        await self._space.build(server)
+        try:
+            await server.start()
+        except OSError as error:
+            raise BenchError(f"{self._name}: cannot listen on {url}: {error.strerror}.") from error
+        self._server = server
+        self._follower = asyncio.create_task(self._space.follow())
+        return url
+
+    def disconnect(self) -> None:
+        """Cut every client's connection without a word; they may come back."""
+        if self._server is not None:
+            for transport in list(self._server.iserver.asyncio_transports):
+                transport.abort()
+
+    async def stop(self) -> None:
+        """Hang up and close the port."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+        server, self._server = self._server, None
+        if server is not None:
+            # A client that does not answer the farewell must not hold the bench up.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await server.stop()
+
+
+def _string_field(name: str) -> ua.StructureField:
+    string = ua.NodeId(ua.ObjectIds.String)
+    return ua.StructureField(Name=name, DataType=string, ValueRank=ua.ValueRank.Scalar, IsOptional=False)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
