@@ -64,9 +64,6 @@ class Simulator(ABC):
     transport: ClassVar[str] = "bytes"
     """Which host carries it: `bytes` (PTY or TCP), `modbus-rtu`, `modbus-tcp`, `opcua`."""
 
-    address_space: ClassVar[str] = ""
-    """For `opcua`: what shows the instrument as nodes, as `module:class`; loaded when a bench needs it."""
-
     option_names: ClassVar[frozenset[str] | None] = None
     """The options this model knows, so that the bench file's others are refused; None: not declared."""
 

@@ -9,8 +9,12 @@ from typing import Any
 
 from asyncua import Server, ua
 
+from firmware_sim.api import Simulator
+from firmware_sim.clock import Clock
+from firmware_sim.errors import BenchError
+from firmware_sim.faults import BOOT_S
 from firmware_sim.hosts.lads_nodes import STATES, STRING, SUBSTATES, LadsNodes, localized
-from firmware_sim.hosts.opcua import NOTHING, Space
+from firmware_sim.hosts.opcua import NOTHING, OpcUaCarrier, Space
 from firmware_sim.instruments.lads_photometer import (
     TEMPLATE,
     InvalidArgument,
@@ -166,6 +170,16 @@ class LadsSpace:
 
     async def _clear(self, _: ua.NodeId) -> Any:
         return await self._call(self._photometer.clear)
+
+
+class LadsCarrier(OpcUaCarrier):
+    """The OPC UA server of one photometer."""
+
+    def __init__(self, simulator: Simulator, address: str, clock: Clock) -> None:
+        if not isinstance(simulator, LadsPhotometer):
+            raise BenchError(f"{simulator.name} is a {simulator.model} and cannot be shown as a LADS device.")
+        super().__init__(simulator.name, LadsSpace(simulator, clock.catch_up, clock.rearm), address)
+        simulator.on_reboot = lambda: self.disconnect(BOOT_S)
 
 
 def _strings(structure: Any, fields: Sequence[str]) -> list[str]:

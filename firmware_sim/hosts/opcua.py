@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from importlib import import_module
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlparse
 
 from asyncua import Server, ua
 
-from firmware_sim.api import BenchError, Simulator
+from firmware_sim.errors import BenchError
+from firmware_sim.hosts.tcp import split_address
 
 Callback = Callable[..., Awaitable[Any]]
 """An OPC UA method: object's node id and the arguments as variants; output variants, or a bad status code."""
@@ -32,6 +31,7 @@ HAS_SUBTYPE = ua.NodeId(ua.ObjectIds.HasSubtype)
 ORGANIZES = ua.NodeId(ua.ObjectIds.Organizes)
 MANDATORY = ua.NodeId(ua.ObjectIds.ModellingRule_Mandatory)
 NOTHING = ua.NodeId()
+_FAREWELL_S = 5.0
 
 
 class Space:
@@ -161,10 +161,7 @@ class Space:
 
 
 class AddressSpace(Protocol):
-    """What an instrument shows: made with the simulator and two callbacks of the bench's clock.
-
-    `catch_up` brings the world to the present and is called before a method acts, `rearm` after it.
-    """
+    """What an instrument shows."""
 
     async def build(self, server: Server) -> None:
         """Write the nodes, before the server listens."""
@@ -173,60 +170,82 @@ class AddressSpace(Protocol):
         """Keep the nodes true to the simulator, until cancelled."""
 
 
-class OpcUaHost:
-    """Serves one instrument at `opc.tcp://host:port` (port 0: any free one) without security.
+class OpcUaCarrier:
+    """Serves one instrument at `host:port` (port 0: any free one) without security, to anonymous clients."""
 
-    The simulator's `address_space` names, as `module:class`, what writes its nodes.
-    """
-
-    def __init__(
-        self, simulator: Simulator, url: str, catch_up: Callable[[], None], rearm: Callable[[], None]
-    ) -> None:
-        parts = urlparse(url)
-        if parts.scheme != "opc.tcp" or parts.hostname is None or parts.port is None:
-            raise BenchError(f"{simulator.name}: link {url!r} must look like opc.tcp://127.0.0.1:4840.")
-        module, _, name = simulator.address_space.partition(":")
-        self._space: AddressSpace = getattr(import_module(module), name)(simulator, catch_up, rearm)
-        self._name = simulator.name
-        self._address = (parts.hostname, parts.port)
+    def __init__(self, name: str, space: AddressSpace, address: str) -> None:
+        self._name = name
+        self._space = space
+        self._host, self._port = split_address(address)
         self._server: Server | None = None
-        self._follower: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> str:
-        """Listen, and return the address for clients; `BenchError` if the port is taken."""
-        host, port = self._address
-        url = f"opc.tcp://{host}:{port or _free_port(host)}"
+    @property
+    def address(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"opc.tcp://{host}:{self._port}"
+
+    async def open(self) -> None:
+        """Begin to answer; `BenchError` if the port is taken."""
+        self._port = self._free_port()
         server = Server()
         await server.init()
-        server.set_endpoint(url)
+        server.set_endpoint(self.address)
         server.set_server_name(f"firmware-sim {self._name}")
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        server.set_identity_tokens([ua.AnonymousIdentityToken])
         await self._space.build(server)
-        try:
-            await server.start()
-        except OSError as error:
-            raise BenchError(f"{self._name}: cannot listen on {url}: {error.strerror}.") from error
+        await server.start()
         self._server = server
-        self._follower = asyncio.create_task(self._space.follow())
-        return url
+        self._start(self._space.follow())
 
-    def disconnect(self) -> None:
-        """Cut every client's connection without a word; they may come back."""
-        if self._server is not None:
-            for transport in list(self._server.iserver.asyncio_transports):
-                transport.abort()
-
-    async def stop(self) -> None:
-        """Hang up and close the port."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+    async def close(self) -> None:
+        """Hang up and close the port; closing twice is no error."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         server, self._server = self._server, None
         if server is not None:
             # A client that does not answer the farewell must not hold the bench up.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(_FAREWELL_S):
                     await server.stop()
+
+    def disconnect(self, for_s: float) -> None:
+        """Pull the plug: connections break and new ones are refused, until it is plugged in again."""
+        if self._server is not None:
+            for transport in list(self._server.iserver.asyncio_transports):
+                transport.abort()
+            self._start(self._stay_away(self._server, for_s))
+
+    async def _stay_away(self, server: Server, for_s: float) -> None:
+        await server.bserver.stop()
+        await asyncio.sleep(for_s)
+        await server.bserver.start()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nodes that stand still would look like an instrument that does.
+            context = {"message": f"{self._name}: the OPC UA server is broken", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _free_port(self) -> int:
+        """The port, chosen now if any will do: clients are told of it before the server listens."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._host, self._port))
+            except OSError as error:
+                raise BenchError(f"{self.address} cannot be listened at: {error.strerror}.") from error
+            return int(probe.getsockname()[1])
 
 
 def _string_field(name: str) -> ua.StructureField:

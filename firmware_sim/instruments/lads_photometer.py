@@ -113,13 +113,13 @@ class LadsPhotometer(Simulator):
 
     model: ClassVar[str] = "lads-photometer"
     transport: ClassVar[str] = "opcua"
-    address_space: ClassVar[str] = "firmware_sim.hosts.lads:LadsSpace"
     option_names: ClassVar[frozenset[str] | None] = frozenset({"at", "noise", "max_au", "serial"})
 
     def __init__(self, name: str, options: Mapping[str, Any], world: World, log: Log) -> None:
         super().__init__(name, options, world, log)
         self.serial = serial_number(name, options)
         self.on_change: Callable[[], None] = _nobody
+        self.on_reboot: Callable[[], None] = _nobody
         self.now: Callable[[], datetime] = _utc_now
         self.results: deque[Run] = deque(maxlen=KEPT_RESULTS)
         self._noise = number(options, "noise", 0.002, 0.0, 4.0)
@@ -312,6 +312,7 @@ class LadsPhotometer(Simulator):
         self._run, self._reason, self._last_au = None, "", 0.0
         self._drift_per_s = self._drift_au = 0.0
         self._enter(STOPPED)
+        self.on_reboot()
 
     # Seen from outside.
 
