@@ -109,6 +109,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: Mqtt
     autostart: bool = True
     recovery: Literal["hold", "resume", "stop"] = "hold"
+    remote_clear: bool = False
+    """Whether `clear` and `reset` after an abort may come over MQTT, and not only from the bench."""
     devices: dict[str, DeviceConfig]
     positions: dict[str, PositionConfig] = {}
     labware: dict[str, LabwareConfig] = {}

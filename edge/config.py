@@ -82,10 +82,11 @@ class _Labware(msgspec.Struct, frozen=True, kw_only=True):
 class _File(msgspec.Struct, frozen=True, kw_only=True):
     cell: Annotated[CellName, msgspec.Meta(description="the cell's id")]
     state_dir: Text = "./state"
-    mqtt: Annotated[_Mqtt, msgspec.Meta(description="the broker")]
+    mqtt: Annotated[Any, msgspec.Meta(description="the broker")]
     security: _Security = _Security()
     autostart: bool = True
     recovery: Literal["hold", "resume", "stop"] = "hold"
+    remote_clear: bool = False
     devices: Annotated[dict[DeviceName, dict[Any, Any]], msgspec.Meta(description="the instruments")]
     positions: dict[PlaceName, PositionConfig] = {}
     labware: dict[PlaceName, _Labware] = {}
@@ -163,31 +164,33 @@ class _Reader:
                 )
 
     def _mqtt(self, given: Any) -> Mqtt | None:
-        if not isinstance(given, _Mqtt):
+        values = self.converter.fields(given, _Mqtt, "mqtt") if given is not BROKEN else None
+        if values is None:
             return None
-        address = self._broker(given.url)
+        values = {name: value for name, value in values.items() if value is not BROKEN}
         files = {
-            name: self._readable(name, getattr(given, name)) for name in ("ca_file", "cert_file", "key_file")
+            name: self._readable(name, values.get(name)) for name in ("ca_file", "cert_file", "key_file")
         }
-        password = self._password(given)
-        if (given.cert_file is None) != (given.key_file is None):
+        password = self._password(values)
+        if (files["cert_file"] is None) != (files["key_file"] is None):
             self.document.wrong("mqtt", "`cert_file` and `key_file` belong together", "Give both or neither")
+        address = self._broker(values["url"]) if "url" in values else None
         if address is None:
             return None
         host, port, tls = address
         if not tls and (unused := [name for name, file in files.items() if file is not None]):
-            message = f"`{unused[0]}` has no effect: nothing is encrypted on {given.url}"
+            message = f"`{unused[0]}` has no effect: nothing is encrypted on {values['url']}"
             self.document.wrong(
                 f"mqtt.{unused[0]}", message, "Write mqtts:// in `url`, or leave the file out"
             )
         return Mqtt(
-            url=given.url,
+            url=values["url"],
             host=host,
             port=port,
             tls=tls,
-            embedded=given.url.startswith("embedded"),
-            protocol="3.1.1" if given.protocol == "3.1.1" else "5",
-            username=given.username,
+            embedded=values["url"].startswith("embedded"),
+            protocol="3.1.1" if values.get("protocol") == "3.1.1" else "5",
+            username=values.get("username"),
             password=password,
             **files,
         )
@@ -227,11 +230,11 @@ class _Reader:
             )
         return path
 
-    def _password(self, given: _Mqtt) -> str | None:
-        path = self._readable("password_file", given.password_file)
+    def _password(self, values: dict[str, Any]) -> str | None:
+        path = self._readable("password_file", values.get("password_file"))
         if path is None:
             return None
-        if given.username is None:
+        if values.get("username") is None:
             self.document.wrong(
                 "mqtt.password_file", "A password needs a `username` beside it", "Add `username:`"
             )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from edge.cell import Cell
-from edge.link.messages import Alarm, Command, Document, Offline, Reason, Reply, Verdict
+from edge.link.messages import Alarm, Command, Document, Offline, Reason, Reply, RunStatus, Verdict
 from edge.link.senml import pack
 from edge.link.topics import Topics
 from edge.plan.model import ID, MAX_BYTES
@@ -55,6 +55,7 @@ class Session(Listener):
         self._plans: asyncio.Queue[Message] = asyncio.Queue()
         self._told_at: dict[str, float] = {}
         self._up = asyncio.Event()
+        self.describe_run: Callable[[ActiveRun], RunStatus]
         self.intake: Intake
         self.desk: CommandDesk
         will = Will(self.topics.cell_status, _encode(Offline()), qos=1, retain=True)
@@ -217,6 +218,9 @@ class Session(Listener):
 
     def run_changed(self, run: ActiveRun, urgent: bool) -> None:
         topic = self.topics.run_status(run.plan_id)
+        if topic not in self.retained:
+            self.retained[topic] = lambda: _encode(self.describe_run(run))
+            self._forget_old()
         now = time.monotonic()
         wait_s = self._told_at.get(topic, 0.0) + STATUS_PERIOD_S - now
         if urgent or wait_s <= 0:
@@ -226,12 +230,13 @@ class Session(Listener):
             self._told_at[topic] = now + wait_s
             asyncio.get_running_loop().call_later(wait_s, self.tell, topic)
 
-    def forget_run(self, plan_id: str) -> None:
-        """Clear a run's retained status."""
-        topic = self.topics.run_status(plan_id)
-        self.retained.pop(topic, None)
-        self._told_at.pop(topic, None)
-        self.tell(topic)
+    def _forget_old(self) -> None:
+        """Clear the retained status of runs that are long past."""
+        for plan_id in self.intake.journal.long_past():
+            topic = self.topics.run_status(plan_id)
+            self.retained.pop(topic, None)
+            self._told_at.pop(topic, None)
+            self.tell(topic)
 
     def documents(self, run: ActiveRun, documents: list[Document]) -> None:
         topic = self.topics.documents(run.plan_id)
@@ -259,5 +264,3 @@ class Session(Listener):
         """An alarm's change of state."""
         self.outbox.post(self.topics.alarm, _encode(alarm))
         self.cell_changed()
-
-

@@ -1,25 +1,32 @@
-"""The cell's state as payloads. Pure: values in, messages out."""
+"""The cell's state as payloads: looks at the controller and changes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from drivers.api import Device, Operation, Touch, inline_schema
 from edge.cell import Cell
 from edge.link.messages import (
     Capabilities,
+    CellStatus,
     DeviceCapability,
+    DeviceStatus,
     InventoryStatus,
     LabwareInventory,
     Limits,
     OperationCapability,
+    RunStatus,
     WellInventory,
     utc_now,
 )
 from edge.plan.cellmodel import CellModel
 from edge.plan.inventory import Inventory, Liquid
 from edge.plan.model import MAX_BYTES, MAX_DEPTH, MAX_STEPS
+from edge.run.controller import Controller
+from edge.run.progress import ActiveRun
+from edge.store.journal import StoredRun
 
 
 def capabilities(cell: Cell, model: CellModel, queue_limit: int) -> Capabilities:
@@ -59,6 +66,55 @@ def _operation(operation: Operation) -> OperationCapability:
 
 def _touch(touch: Touch) -> dict[str, str]:
     return {"does": type(touch).__name__.lower()} | dataclasses.asdict(touch)
+
+
+def cell_status(controller: Controller, session: str) -> CellStatus:
+    """`cell/status` as it is now."""
+    return CellStatus(
+        online=True,
+        state=controller.state.value,
+        mode="Produce",
+        session=session,
+        run=controller.active.plan_id if controller.active else None,
+        queue=[run.plan_id for run in controller.queue],
+        alarms=len(controller.alarms.standing),
+        devices={
+            name: DeviceStatus(
+                state=actor.state,
+                driver=actor.device.driver,
+                identity=str(actor.identity) if actor.identity else "",
+                reason=actor.reason,
+            )
+            for name, actor in controller.actors.items()
+        },
+        reason=controller.reason,
+    )
+
+
+def run_status(run: ActiveRun) -> RunStatus:
+    """`run/<plan_id>/status` as it is now."""
+    return RunStatus(
+        plan_id=run.plan_id,
+        run_uid=run.stored.run_uid,
+        state=run.state,
+        steps=run.counts(),
+        current=run.current(),
+        waiting_for=[run.waiting] if run.waiting else [],
+        eta_s=run.left_s(),
+        reason=run.reason,
+        updated_at=utc_now(),
+    )
+
+
+def run_summary(stored: StoredRun) -> dict[str, object]:
+    """A line of `labedge runs`."""
+    return {
+        "plan_id": stored.plan_id,
+        "run_uid": stored.run_uid,
+        "state": stored.state,
+        "reason": stored.reason,
+        "changed_at": datetime.fromtimestamp(stored.changed_at, UTC),
+    }
 
 
 def inventory_status(model: CellModel, inventory: Inventory) -> InventoryStatus:

@@ -62,7 +62,9 @@ class _Scope:
     """Ids of steps that come at or after the one being checked."""
 
 
-def check(plan: Plan, cell: CellModel, inventory: Inventory, now: datetime) -> tuple[CompiledPlan, list[Reason]]:
+def check(
+    plan: Plan, cell: CellModel, inventory: Inventory, now: datetime
+) -> tuple[CompiledPlan, list[Reason]]:
     """Check a parsed plan against the cell and what stands on it now. `inventory` is not changed."""
     reasons = Reasons()
     _check_header(plan, cell, now, reasons)
@@ -104,6 +106,14 @@ def resolve(compiled: CompiledStep, lookup: Lookup) -> tuple[Any, list[Reason]]:
         return None, [Reason("args", f"{error}")]
 
 
+def estimate_s(compiled: CompiledStep, cell: CellModel) -> float | None:
+    """The driver's estimate of a step, seconds; None where an argument is only known at run time."""
+    args, wrong = resolve(compiled, _nothing)
+    if wrong:
+        return None
+    return float(compiled.operation.estimate_s(cell.devices[compiled.step.device].options, args))
+
+
 def _check_header(plan: Plan, cell: CellModel, now: datetime, reasons: Reasons) -> None:
     if plan.cell and plan.cell != cell.name:
         reasons.add("cell", f"the plan is for cell `{plan.cell}`; this is `{cell.name}`")
@@ -132,12 +142,16 @@ def _scope(plan: Plan, cell: CellModel, reasons: Reasons) -> _Scope:
 def _compile(step: Step, path: str, cell: CellModel, scope: _Scope, reasons: Reasons) -> CompiledStep | None:
     device = cell.devices.get(step.device)
     if device is None:
-        reasons.add(f"{path}.device", f"there is no device `{step.device}`{_nearest(step.device, cell.devices)}")
+        reasons.add(
+            f"{path}.device", f"there is no device `{step.device}`{_nearest(step.device, cell.devices)}"
+        )
         return None
     operation = device.operations.get(step.operation)
     if operation is None:
         near = _nearest(step.operation, device.operations)
-        reasons.add(f"{path}.operation", f"{step.device} ({device.driver}) has no operation `{step.operation}`{near}")
+        reasons.add(
+            f"{path}.operation", f"{step.device} ({device.driver}) has no operation `{step.operation}`{near}"
+        )
         return None
     before = len(reasons.found) + reasons.more
     args = _arguments(step, path, operation, scope, reasons)
@@ -219,7 +233,8 @@ def _unknown_name(name: str, scope: _Scope) -> str:
     owner = name.partition(".")[0]
     if owner in scope.later:
         return f"`{name}` is a result of step `{owner}`, which has not run by then"
-    return f"`{name}` is no parameter, no earlier step's result and no live reading{_nearest(name, scope.constants | scope.kinds)}"
+    near = _nearest(name, scope.constants | scope.kinds)
+    return f"`{name}` is no parameter, no earlier step's result and no live reading{near}"
 
 
 def _check_things(

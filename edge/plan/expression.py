@@ -55,7 +55,10 @@ class Expression:
         return {part.value for part in _walk(self.root) if part.kind == "name"}
 
     def evaluate(self, lookup: Lookup) -> Value:
-        """The value; raises ExpressionError (wrong types, division by zero, not finite) or what `lookup` raises."""
+        """The value.
+
+        Raises ExpressionError (wrong types, division by zero, not finite) and whatever `lookup` raises.
+        """
         return _evaluate(self.root, lookup)
 
     def kind(self, kinds: Mapping[str, str]) -> str | None:
@@ -74,14 +77,22 @@ _TOKEN = re.compile(
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)?\Z")
 _WORDS = {"and", "or", "not", "true", "false", "True", "False"}
-_FUNCTIONS: dict[str, tuple[int, int]] = {"min": (1, 16), "max": (1, 16), "abs": (1, 1), "round": (1, 2), "len": (1, 1)}
+_FUNCTIONS: dict[str, tuple[int, int]] = {
+    "min": (1, 16),
+    "max": (1, 16),
+    "abs": (1, 1),
+    "round": (1, 2),
+    "len": (1, 1),
+}
 _COMPARISONS = {"<", "<=", ">", ">=", "==", "!="}
 
 
 def parse(text: str) -> Expression:
     """Parse, or raise ExpressionError pointing at the character."""
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the expression has {len(text)} characters; the limit is {MAX_LENGTH}", MAX_LENGTH)
+        raise ExpressionError(
+            f"the expression has {len(text)} characters; the limit is {MAX_LENGTH}", MAX_LENGTH
+        )
     return Expression(text, _Parser(text).whole())
 
 
@@ -139,7 +150,9 @@ class _Parser:
     def disjunction(self) -> Part:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise ExpressionError(f"the expression is nested deeper than {MAX_DEPTH} levels", self.token.position)
+            raise ExpressionError(
+                f"the expression is nested deeper than {MAX_DEPTH} levels", self.token.position
+            )
         left = self.conjunction()
         while token := self.take("or"):
             left = self.part("or", token.position, None, left, self.conjunction())
@@ -220,12 +233,16 @@ class _Parser:
         if opening := self.take("("):
             return self.call(token, opening)
         if not _NAME.match(token.text):
-            raise ExpressionError(f"`{token.text}` is no name; names are lower case, with at most one dot", token.position)
+            raise ExpressionError(
+                f"`{token.text}` is no name; names are lower case, with at most one dot", token.position
+            )
         return self.part("name", token.position, token.text)
 
     def call(self, token: _Token, opening: _Token) -> Part:
         if token.text not in _FUNCTIONS:
-            raise ExpressionError(f"there is no function `{token.text}`; there are {', '.join(_FUNCTIONS)}", token.position)
+            raise ExpressionError(
+                f"there is no function `{token.text}`; there are {', '.join(_FUNCTIONS)}", token.position
+            )
         arguments = []
         if not self.take(")"):
             arguments.append(self.disjunction())
@@ -239,7 +256,9 @@ class _Parser:
 
     def expect(self, text: str, opened: int) -> None:
         if not self.take(text):
-            raise ExpressionError(f"`{text}` is missing for the bracket at character {opened + 1}", self.token.position)
+            raise ExpressionError(
+                f"`{text}` is missing for the bracket at character {opened + 1}", self.token.position
+            )
 
 
 def _walk(part: Part) -> Iterator[Part]:
@@ -334,7 +353,11 @@ def _call(part: Part, values: list[Value]) -> Value:
         if not isinstance(values[0], (str, list)):
             raise ExpressionError("`len` takes a text or a list", part.position)
         return len(values[0])
-    flat = values[0] if part.value in ("min", "max") and len(values) == 1 and isinstance(values[0], list) else values
+    flat = (
+        values[0]
+        if part.value in ("min", "max") and len(values) == 1 and isinstance(values[0], list)
+        else values
+    )
     numbers = [_number(value, part) for value in flat]
     if not numbers:
         raise ExpressionError(f"`{part.value}` of an empty list", part.position)
@@ -356,7 +379,13 @@ def _call(part: Part, values: list[Value]) -> Value:
 def _kind(part: Part, kinds: Mapping[str, str]) -> str | None:
     match part.kind:
         case "const":
-            return "boolean" if isinstance(part.value, bool) else "string" if isinstance(part.value, str) else "number"
+            return (
+                "boolean"
+                if isinstance(part.value, bool)
+                else "string"
+                if isinstance(part.value, str)
+                else "number"
+            )
         case "name":
             return kinds.get(part.value)
     inner = [(_kind(child, kinds), child) for child in part.children]

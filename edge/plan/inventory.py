@@ -133,7 +133,12 @@ class Bookkeeper:
         if well in ends:
             return []
         has = ", ".join(ends) or "no well at all"
-        return [(argument, f"{device.name} does not reach {well}: its outlets now end in {has}; move the labware first")]
+        return [
+            (
+                argument,
+                f"{device.name} does not reach {well}: its outlets now end in {has}; move the labware first",
+            )
+        ]
 
     def _cannot_draw(self, device: DeviceModel, touch: Draws, args: dict[str, Any]) -> list[tuple[str, str]]:
         well, volume = args[touch.well], args[touch.volume_ul]
@@ -142,15 +147,13 @@ class Bookkeeper:
         slack = TOLERANCE * device.vessel_ul
         has = self.inventory.volume_ul(well)
         if volume > has + slack:
-            found.append((touch.volume_ul, f"{well} would be overdrawn: it holds {has:g} µl, {volume:g} µl are wanted"))
+            found.append(
+                (touch.volume_ul, f"{well} would be overdrawn: it holds {has:g} µl, {volume:g} µl are wanted")
+            )
         held = sum(self.inventory.vessels.get(device.name, {}).values())
         if held + volume > device.vessel_ul + slack:
-            found.append(
-                (
-                    touch.volume_ul,
-                    f"{device.name} would hold {held + volume:g} µl; its vessel takes {device.vessel_ul:g} µl",
-                )
-            )
+            full = f"{device.name} would hold {held + volume:g} µl; it takes {device.vessel_ul:g} µl"
+            found.append((touch.volume_ul, full))
         return found
 
     def _cannot_put(self, device: DeviceModel, touch: Puts, args: dict[str, Any]) -> list[tuple[str, str]]:
@@ -159,23 +162,25 @@ class Bookkeeper:
             return found
         held = sum(self.inventory.vessels.get(device.name, {}).values())
         if volume > held + TOLERANCE * device.vessel_ul:
-            found.append((touch.volume_ul, f"{device.name} holds {held:g} µl, {volume:g} µl are to be dispensed"))
+            found.append(
+                (touch.volume_ul, f"{device.name} holds {held:g} µl, {volume:g} µl are to be dispensed")
+            )
         after = self.inventory.volume_ul(well) + volume
         capacity = self.cell.capacity_ul(well)
         if after > capacity * (1 + 1e-9):
-            found.append((touch.volume_ul, f"{well} would overflow: {after:g} µl in a well of {capacity:g} µl"))
+            found.append(
+                (touch.volume_ul, f"{well} would overflow: {after:g} µl in a well of {capacity:g} µl")
+            )
         return found
 
-    def _cannot_empty(self, device: DeviceModel, touch: Empties, args: dict[str, Any]) -> list[tuple[str, str]]:
+    def _cannot_empty(
+        self, device: DeviceModel, touch: Empties, args: dict[str, Any]
+    ) -> list[tuple[str, str]]:
         held = sum(self.inventory.vessels.get(device.name, {}).values())
         if held <= TOLERANCE * device.vessel_ul or args[touch.allowed]:
             return []
-        return [
-            (
-                touch.allowed,
-                f"{device.name} still holds {held:g} µl, which this would push out; dispense it first or set {touch.allowed}: true",
-            )
-        ]
+        mend = f"dispense it first or set {touch.allowed}: true"
+        return [(touch.allowed, f"{device.name} still holds {held:g} µl, which this would push out; {mend}")]
 
     def _cannot_place(self, touch: Places, args: dict[str, Any]) -> list[tuple[str, str]]:
         labware, to, well = args[touch.labware], args[touch.to], args[touch.well]

@@ -211,7 +211,9 @@ def _steps(raw: Any, reasons: Reasons) -> tuple[Step, ...]:
         if step is None:
             continue
         if step.id in seen:
-            reasons.add(f"steps[{index}].id", f"step id `{step.id}` is already used by steps[{seen[step.id]}]")
+            reasons.add(
+                f"steps[{index}].id", f"step id `{step.id}` is already used by steps[{seen[step.id]}]"
+            )
         seen.setdefault(step.id, index)
         steps.append(step)
     return tuple(steps)

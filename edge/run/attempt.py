@@ -7,7 +7,6 @@ question that settles it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +48,8 @@ class AttemptContext:
         await self.journal.durable()
 
 
-async def attempt(
-    device: Device, operation: Operation, context: AttemptContext, timeout_s: float
-) -> Outcome:
-    """Run the operation once and settle it as far as the device can; records the outcome, never raises DriverError."""
+async def attempt(device: Device, operation: Operation, context: AttemptContext, timeout_s: float) -> Outcome:
+    """Run the operation once, settle it as far as the device can, record the outcome. Raises no DriverError."""
     outcome = await _try(device, operation, context, timeout_s)
     if outcome.kind == "unknown" and operation.settles is Effect.QUERY and context.intent is not None:
         outcome = await ask_device(device, context.intent, outcome.reason)
@@ -94,13 +91,6 @@ async def ask_device(device: Device, intent: Intent, reason: str) -> Outcome:
         return Outcome("unknown", reason=f"{reason}; {error}")
 
 
-def typical_s(operation: Operation, options: Any, args: Any) -> float:
-    """The driver's own estimate, seconds."""
-    return float(operation.estimate_s(options, args))
-
-
 def default_timeout_s(operation: Operation, options: Any, args: Any) -> float:
     """Deadline of a step that names none: generous, because reaching it stops the device."""
-    return 30.0 + 5.0 * typical_s(operation, options, args)
-
-
+    return 30.0 + 5.0 * float(operation.estimate_s(options, args))

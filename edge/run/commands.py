@@ -127,7 +127,7 @@ class CommandDesk:
         after_abort = self.controller.remote_locked and command.command in ("clear", "reset")
         if after_abort and not self.controller.cell.remote_clear:
             raise Refusal(
-                f"after an abort, `{command.command}` is only taken at the bench (labedge {command.command}); "
+                f"after an abort, {command.command} is only taken at the bench: labedge {command.command}; "
                 "remote_clear: true in the cell file allows it from here"
             )
 
@@ -137,7 +137,9 @@ class CommandDesk:
         if name in NOT_BUILT:
             raise Refusal(f"{NOT_BUILT[name]}: not built yet in this version")
         if name in ("cancel", "resolve", "replay"):
-            return {"cancel": self._cancel, "resolve": self._resolve, "replay": self._replay_run}[name](command)
+            return {"cancel": self._cancel, "resolve": self._resolve, "replay": self._replay_run}[name](
+                command
+            )
         try:
             event = Event(name)
         except ValueError:
@@ -145,7 +147,9 @@ class CommandDesk:
         if event is Event.DONE:
             raise Refusal("there is no command `done`")
         if event in _MOVES and (violated := self.controller.blocked()):
-            raise Refusal(f"interlock {', '.join(violated)} is violated; {name} only when it is back to normal")
+            raise Refusal(
+                f"interlock {', '.join(violated)} is violated; {name} only when it is back to normal"
+            )
         if event is Event.START:
             self._start()
         elif self.controller.state not in _ON_THE_WAY[event] and not _WANTED[event](self.controller.state):
@@ -214,7 +218,11 @@ class CommandDesk:
         if answer not in ("finished", "repeat", "failed"):
             raise Refusal("resolve needs as: finished, repeat or failed")
         if run.waiting is None or run.waiting.step != step:
-            asked = f"only step `{run.waiting.step}` waits for an answer" if run.waiting else "no step waits for one"
+            asked = (
+                f"only step `{run.waiting.step}` waits for an answer"
+                if run.waiting
+                else "no step waits for one"
+            )
             raise Refusal(f"step `{step}` of {run.plan_id} needs no answer: {asked}")
         run.resolution = answer
         self.controller.resolved(run, str(step), answer, command.by)
@@ -242,7 +250,9 @@ def _check_age(command: Command, now: datetime) -> None:
     if command.expires_at is None and command.issued_at is not None:
         age_s = (now - command.issued_at).total_seconds()
         if age_s > MAX_AGE_S:
-            raise Refusal(f"the command is {age_s:.0f} s old; without expires_at it is stale after {MAX_AGE_S:g} s")
+            raise Refusal(
+                f"the command is {age_s:.0f} s old; without expires_at it is stale after {MAX_AGE_S:g} s"
+            )
 
 
 def _reply(payload: bytes) -> Reply:

@@ -66,7 +66,9 @@ class Listener:
 class Controller:
     """State, queue and run of one cell."""
 
-    def __init__(self, cell: Cell, model: CellModel, journal: Journal, keeper: Bookkeeper, alarms: Alarms) -> None:
+    def __init__(
+        self, cell: Cell, model: CellModel, journal: Journal, keeper: Bookkeeper, alarms: Alarms
+    ) -> None:
         self.cell = cell
         self.model = model
         self.journal = journal
@@ -128,7 +130,9 @@ class Controller:
         for actor in self.actors.values():
             actor.interrupt()
         for name in failed:
-            self.alarms.raise_(f"stop-{name}", "critical", name, f"the stop could not be sent to {name}; stop it by hand")
+            self.alarms.raise_(
+                f"stop-{name}", "critical", name, f"the stop could not be sent to {name}; stop it by hand"
+            )
 
     async def until(self, wanted: Callable[[State], bool]) -> State:
         """Wait for a state."""
@@ -151,6 +155,10 @@ class Controller:
         self.queue.remove(run)
         self._finalise(run, "Stopped", reason)
         self.listener.cell_changed()
+
+    def queue_changed(self) -> None:
+        """Look again whether the head of the queue may start."""
+        self._queue_news.set()
 
     def want_start(self) -> None:
         """`start`: begin the head of the queue as soon as the cell is Idle."""
@@ -258,7 +266,9 @@ class Controller:
         return Event.DONE
 
     async def _complete(self) -> Event | None:
-        return Event.RESET if self.cell.autostart else await _for_ever()
+        if not self.cell.autostart:
+            await _for_ever()
+        return Event.RESET
 
     async def _holding(self) -> Event:
         if self._task is not None and not self._task.done():
@@ -300,7 +310,10 @@ class Controller:
             why = str(error)
         if why:
             self.alarms.raise_(
-                f"moving-{actor.name}", "critical", actor.name, f"{actor.name} has not confirmed that it stands still: {why}"
+                f"moving-{actor.name}",
+                "critical",
+                actor.name,
+                f"{actor.name} has not confirmed that it stands still: {why}",
             )
 
     async def _clearing(self) -> Event:
@@ -366,6 +379,12 @@ class Controller:
         self._restarted = True
         self.reason = run.reason = "the daemon was restarted while this run was under way"
         self._set_active("Held")
+
+    def bury(self, run: ActiveRun, state: RunState, reason: str) -> None:
+        """End a run of an earlier session that cannot go on."""
+        self.active = run
+        self._runner = Runner(self, run)
+        self._finalise_active(state, reason)
 
     def begin_run(self, run: ActiveRun) -> None:
         """Write the start document of a run that has none yet."""

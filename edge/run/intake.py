@@ -53,7 +53,7 @@ class Intake:
                 return Verdict(plan_id, "rejected", _told(reasons))
             stored = self.journal.accept(plan_id, uuid.uuid4().hex, digest, payload, compiled.plan.priority)
             await self.journal.durable()
-            self.controller.enqueue(ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid)))
+            self.controller.enqueue(ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid), self.model))
             return Verdict(plan_id, "accepted")
 
     async def admit(self, run: ActiveRun) -> str:
@@ -68,7 +68,7 @@ class Intake:
         kept: list[Document] = []
         while page := self.outbox.documents(stored.plan_id, len(kept)):
             kept += [msgspec.json.decode(payload, type=Document) for _, payload in page]
-        run = ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid, kept))
+        run = ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid, kept), self.model)
         run.restore(self.journal.records(stored.plan_id))
         return run
 
@@ -97,7 +97,9 @@ def _examine(payload: bytes, model: CellModel, inventory: Inventory) -> tuple[Co
 def _known(run: StoredRun, digest: str) -> Verdict:
     if run.sha256 == digest:
         return Verdict(run.plan_id, "duplicate")
-    reason = Reason("plan_id", f"plan_id `{run.plan_id}` was already used for another plan; give this one its own")
+    reason = Reason(
+        "plan_id", f"plan_id `{run.plan_id}` was already used for another plan; give this one its own"
+    )
     return Verdict(run.plan_id, "rejected", [reason])
 
 

@@ -50,7 +50,11 @@ class Interlocks:
 
     def due(self) -> float | None:
         """Monotonic time at which a condition that holds now becomes a violation; None if none is pending."""
-        times = [rule.since + rule.config.for_s for rule in self._rules if rule.since is not None and not rule.fired]
+        times = [
+            rule.since + rule.config.for_s
+            for rule in self._rules
+            if rule.since is not None and not rule.fired
+        ]
         return min(times, default=None)
 
     def violated(self) -> list[str]:

@@ -115,5 +115,7 @@ class PackML:
         try:
             self.trigger(event.value)  # type: ignore[attr-defined]  # transitions adds it to its model
         except MachineError:
-            raise NotInThisState(f"{event.value} has no meaning while the cell is {self.state.value}") from None
+            raise NotInThisState(
+                f"{event.value} has no meaning while the cell is {self.state.value}"
+            ) from None
         return self.state

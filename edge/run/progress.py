@@ -7,8 +7,9 @@ from typing import Any
 
 from drivers.api import Intent
 from edge.link.documents import RunDocuments
-from edge.link.messages import StepCounts, StepState, WaitingFor
-from edge.plan.check import CompiledPlan
+from edge.link.messages import RunState, StepCounts, StepState, WaitingFor
+from edge.plan.cellmodel import CellModel
+from edge.plan.check import CompiledPlan, estimate_s
 from edge.store.journal import IntentRecord, OutcomeRecord, Record, StepRecord, StoredRun
 
 TERMINAL = frozenset({"finished", "failed", "skipped", "cancelled"})
@@ -37,16 +38,22 @@ class ActiveRun:
     plan: CompiledPlan
     documents: RunDocuments
     steps: dict[str, StepProgress]
-    state: str = "Queued"
+    estimates: dict[str, float | None]
+    """Seconds by the driver's estimate; None where the arguments are only known at run time."""
+    state: RunState = "Queued"
     reason: str = ""
     waiting: WaitingFor | None = None
     resolution: str | None = None
     """A person's answer to `waiting`: finished, repeat or failed."""
 
     @classmethod
-    def new(cls, stored: StoredRun, plan: CompiledPlan, documents: RunDocuments) -> ActiveRun:
+    def new(
+        cls, stored: StoredRun, plan: CompiledPlan, documents: RunDocuments, model: CellModel
+    ) -> ActiveRun:
         steps = {step.execution: StepProgress() for step in plan.steps}
-        return cls(stored, plan, documents, steps, stored.state, stored.reason)
+        estimates = {step.execution: estimate_s(step, model) for step in plan.steps}
+        state: RunState = stored.state  # type: ignore[assignment]  # written by us as a RunState
+        return cls(stored, plan, documents, steps, estimates, state, stored.reason)
 
     @property
     def plan_id(self) -> str:
@@ -85,6 +92,14 @@ class ActiveRun:
 
     def current(self) -> list[str]:
         return [name for name, step in self.steps.items() if step.state in ("running", "in_doubt")]
+
+    def left_s(self) -> float | None:
+        """Estimated time of what has not ended; None while some of it cannot be estimated."""
+        left = [
+            self.estimates[name] for name, step in self.steps.items() if step.state in ("waiting", "running")
+        ]
+        known = [seconds for seconds in left if seconds is not None]
+        return round(sum(known), 1) if len(known) == len(left) else None
 
     def lookup(self, name: str) -> Any:
         """Value of a parameter or of an earlier step's result; raises LookupError with a sentence."""

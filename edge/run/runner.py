@@ -182,7 +182,9 @@ class Runner:
         if compiled.operation.settles is Effect.REPEAT:
             outcome = Outcome("not_executed", reason="it is safe to do again")
         elif compiled.operation.settles is Effect.ASK:
-            outcome = Outcome("unknown", reason=f"nobody but a person can tell what became of {intent.operation}")
+            outcome = Outcome(
+                "unknown", reason=f"nobody but a person can tell what became of {intent.operation}"
+            )
         else:
             actor = self.cell.actors[compiled.step.device]
             try:
@@ -205,13 +207,17 @@ class Runner:
             return _resolved(answer or "repeat")
         return await self._ask_person(compiled, step, "failed", outcome.reason)
 
-    async def _ask_person(self, compiled: CompiledStep, step: StepProgress, kind: Any, reason: str) -> Outcome:
+    async def _ask_person(
+        self, compiled: CompiledStep, step: StepProgress, kind: Any, reason: str
+    ) -> Outcome:
         """Hold until somebody has said what became of the step."""
         state: StepState = "in_doubt" if kind == "in_doubt" else "running"
         self._set(compiled, step, state, reason)
         self.run.waiting = WaitingFor(compiled.execution, kind, reason)
         while self.run.resolution is None:
-            self.cell.hold_run(f"step {compiled.execution} {'is in doubt' if kind == 'in_doubt' else 'failed'}: {reason}")
+            self.cell.hold_run(
+                f"step {compiled.execution} {'is in doubt' if kind == 'in_doubt' else 'failed'}: {reason}"
+            )
             await self.cell.may_go()
         answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
         step.open_intent = None
@@ -261,7 +267,9 @@ class Runner:
             step = self.run.steps[compiled.execution]
             if step.state in ("running", "in_doubt"):
                 self._book(compiled, step, {})
-                self._end(compiled, step, "in_doubt", step.reason or "the run ended while this step was under way")
+                self._end(
+                    compiled, step, "in_doubt", step.reason or "the run ended while this step was under way"
+                )
             elif step.state == "waiting":
                 step.state = "cancelled"
 

@@ -69,21 +69,27 @@ class Database:
         self._loop = asyncio.get_running_loop()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_fd = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = os.open(
+                self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreError(
-                f"another labedge daemon already uses {self.path.parent}; stop it or give this cell its own state_dir"
+                f"another labedge daemon already uses {self.path.parent}; "
+                "stop it or give this cell its own state_dir"
             ) from None
         except OSError as error:
-            raise StoreError(f"cannot use the state directory {self.path.parent}: {error.strerror}") from error
+            raise StoreError(
+                f"cannot use the state directory {self.path.parent}: {error.strerror}"
+            ) from error
         try:
             self._reader = self._connect()
             self._check()
             self._reader.executescript(SCHEMA)
         except sqlite3.Error as error:
             raise StoreError(
-                f"the journal {self.path} cannot be read ({error}); move it away only if no run was unfinished"
+                f"the journal {self.path} cannot be read ({error}); "
+                "move it away only if no run was unfinished"
             ) from error
         self._thread = threading.Thread(target=self._write_forever, name="journal", daemon=True)
         self._thread.start()
@@ -185,7 +191,9 @@ class Database:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 writer.execute("ROLLBACK")
-            self._failure = StoreError(f"the journal {self.path} cannot be written ({error}); make room or mend the disk")
+            self._failure = StoreError(
+                f"the journal {self.path} cannot be written ({error}); make room or mend the disk"
+            )
             return self._failure
         return None
 

@@ -1,7 +1,8 @@
 """What the cell must never forget, in the words of the runner.
 
 Kinds of journal records: `intent` (before the wire), `outcome` (after it), `step` (a step's state),
-`resolution` (a person's answer), `run` (a run's state), `command` (who asked for what). All of one run are read back in order at a restart.
+`resolution` (a person's answer), `run` (a run's state), `command` (who asked for what). All of one run are
+read back in order at a restart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from drivers.api import Intent, Outcome
 from edge.plan.inventory import Inventory
 from edge.store.database import Database
 
+KEPT_STATUSES = 200
+KEPT_STATUS_S = 7 * 86_400.0
+"""A run's retained status is cleared after so many later runs, or after so many seconds."""
 RECENT_REPLIES = 1_000
 """Answers kept in memory as well, for repetitions that come before they are committed."""
 
@@ -129,7 +133,9 @@ class Journal:
         """Enter an accepted plan as a queued run."""
         self._arrival += 1
         run = StoredRun(plan_id, self._arrival, run_uid, sha256, payload, priority, "Queued", "", time.time())
-        self.database.put("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(run))
+        self.database.put(
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(run)
+        )
         return run
 
     def set_run(self, plan_id: str, state: str, reason: str = "", by: str = "") -> None:
@@ -160,13 +166,28 @@ class Journal:
         )
         return [StoredRun(*row) for row in rows]
 
+    def long_past(self) -> list[str]:
+        """Plan ids whose retained status is due to be cleared and has not been yet."""
+        cleared = self.fact("statuses_cleared", int) or 0
+        rows = self.database.rows(
+            "SELECT plan_id, arrival FROM runs WHERE arrival > ? AND (arrival <= ? OR changed_at < ?)"
+            " AND state IN ('Complete', 'Stopped', 'Aborted') ORDER BY arrival LIMIT 1000",
+            cleared,
+            self._arrival - KEPT_STATUSES,
+            time.time() - KEPT_STATUS_S,
+        )
+        if rows:
+            self.set_fact("statuses_cleared", rows[-1][1])
+        return [plan_id for plan_id, _ in rows]
+
     def save_inventory(self, inventory: Inventory) -> None:
         """What stands where, from now on."""
         self.set_fact("inventory", inventory)
 
     def inventory(self) -> Inventory | None:
         """What stood where at the last booking; None on the first start."""
-        return self.fact("inventory", Inventory)
+        found: Inventory | None = self.fact("inventory", Inventory)
+        return found
 
     def set_fact(self, key: str, value: Any) -> None:
         """Keep a small value under a name."""

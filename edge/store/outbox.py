@@ -80,11 +80,13 @@ class Outbox:
         return int(count)
 
     async def send_forever(self, publish: Publish) -> None:
-        """Publish in order, several in flight; returns by raising what `publish` raises (the link is down)."""
+        """Publish in order, several in flight, until `publish` raises (the link is down): that is passed on."""
         try:
             while True:
                 batch = await self._next_batch()
-                results = await asyncio.gather(*(publish(message) for message in batch), return_exceptions=True)
+                results = await asyncio.gather(
+                    *(publish(message) for message in batch), return_exceptions=True
+                )
                 self._settle(batch, results)
         finally:
             self._ready.clear()
@@ -116,7 +118,9 @@ class Outbox:
 
     def _refill(self) -> None:
         rows = self.database.rows(
-            "SELECT n, topic, payload, correlation FROM outbox WHERE n > ? ORDER BY n LIMIT ?", self._sent, MEMORY
+            "SELECT n, topic, payload, correlation FROM outbox WHERE n > ? ORDER BY n LIMIT ?",
+            self._sent,
+            MEMORY,
         )
         self._ready.extend(Message(*row) for row in rows)
         self._spilled = bool(rows) and self._ready[-1].n < self._n
