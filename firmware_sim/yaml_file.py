@@ -1,6 +1,6 @@
 """Reading a YAML file with a line for every path, and without YAML's traps.
 
-YAML 1.1 reads `no` as false, `12:30` as 750, `010` as 8, and lets the second of two equal keys win in silence.
+YAML 1.1 reads `no` as false, `12:30` as 750, `010` as 8, and of two equal keys the second wins in silence.
 All of these are mistakes here.
 """
 

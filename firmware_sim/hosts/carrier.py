@@ -6,12 +6,7 @@ from typing import Protocol
 
 
 class Carrier(Protocol):
-    """One line.
-
-    A host that handles requests itself (OPC UA) calls `clock.catch_up()` before it looks at a simulator and
-    `clock.rearm()` after it has changed one, and hangs what follows the simulator's time into
-    `clock.after_tick` (see `firmware_sim.clock.Clock`).
-    """
+    """One line."""
 
     @property
     def address(self) -> str:
@@ -22,3 +17,6 @@ class Carrier(Protocol):
 
     async def close(self) -> None:
         """Stop answering and leave nothing behind; closing twice is no error."""
+
+    def disconnect(self, for_s: float) -> None:
+        """Pull the plug, and plug it in again after `for_s` seconds."""
