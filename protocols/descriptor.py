@@ -45,17 +45,18 @@ class DescriptorStream:
     async def close(self) -> None:
         if self._fd < 0:
             return
-        if self._out:
-            self._drained = asyncio.get_running_loop().create_future()
-            try:
+        try:
+            if self._out:
+                self._drained = asyncio.get_running_loop().create_future()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CLOSE_WAIT_S):
                         await self._drained
-            finally:
-                self._drained = None
-        self._detach()
-        await self._settle()
-        self._release()
+            self._detach()
+            await self._settle()
+        finally:
+            self._drained = None
+            self._detach()
+            self._release()
 
     def write(self, data: bytes) -> None:
         if self._fd < 0:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Generic
 
 from protocols.codec import Decoder, FrameT, Malformed
 from protocols.errors import BadFrame, LinkDown, LinkTimeout
 from protocols.manners import Manners, Replies
+from protocols.pending import Accept, Owed, Pending
 from protocols.stream import Stream
 from protocols.turns import Backoff, Stirring, Turns, Unit
 
@@ -28,40 +29,6 @@ RESYNCHRONISE_S = 2.0
 """How long a line may go on talking before it is opened anew."""
 INBOX_LIMIT = 1000
 STOPPED = "interrupted by a stop"
-
-Accept = Callable[[FrameT], bool]
-
-
-class _Pending(Generic[FrameT]):
-    """The request in flight."""
-
-    def __init__(self, accept: Accept[FrameT], length: int, timeout_s: float) -> None:
-        self.accept = accept
-        self.length = length
-        self.timeout_s = timeout_s
-        self.deadline = _now() + timeout_s
-        self.answer: asyncio.Future[FrameT] = asyncio.get_running_loop().create_future()
-        self.malformed: Malformed | None = None
-
-    def fail(self, problem: BaseException) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(problem)
-
-
-class _Owed(Generic[FrameT]):
-    """An answer that nobody waits for any more and that may still come."""
-
-    def __init__(self, accept: Accept[FrameT], unit: Unit, until: float) -> None:
-        self.accept = accept
-        self.unit = unit
-        self.until = until
-
-    def is_paid_by(self, frame: FrameT) -> bool:
-        try:
-            return self.accept(frame)
-        except Exception:
-            # A frame that the request's own check stumbles over was its answer, if anybody's.
-            return True
 
 
 class Exchange(Generic[FrameT]):
@@ -78,9 +45,9 @@ class Exchange(Generic[FrameT]):
         self.malformed = 0
         self._tagged = self.manners.replies is Replies.TAGGED
         self._turns = Turns()
-        self._pending: _Pending[FrameT] | None = None
+        self._pending: Pending[FrameT] | None = None
         self._talk: Conversation[FrameT] | None = None
-        self._owed: list[_Owed[FrameT]] = []
+        self._owed: list[Owed[FrameT]] = []
         self._dirty = False
         self._broken = False
         self._closed = False
@@ -104,9 +71,10 @@ class Exchange(Generic[FrameT]):
     async def request(self, data: bytes, *, accept: Accept[FrameT], timeout_s: float, unit: str) -> FrameT:
         """Send `data` and return the first frame that `accept` takes.
 
-        `timeout_s` counts from the sending. `accept` sees every whole frame; those it refuses are dropped and
-        counted. Raises `LinkDown` (no port; lost; stopped), `LinkTimeout` (no turn: sent=False; no answer),
-        `BadFrame` (only a damaged answer by the deadline), and what `accept` raises.
+        `timeout_s` counts from the sending. `accept` sees every whole frame, late ones too, and must be pure;
+        frames it refuses are dropped and counted. Raises `LinkDown` (no port; lost; stopped), `LinkTimeout`
+        (no turn: sent=False; no answer), `BadFrame` (only a damaged answer by the deadline), and what
+        `accept` raises.
         """
         async with self.converse(unit) as talk:
             return await talk.request(data, accept=accept, timeout_s=timeout_s)
@@ -160,8 +128,11 @@ class Exchange(Generic[FrameT]):
         if self._pending is not None:
             sent = waiting < self._pending.length
             self._pending.fail(LinkDown(f"{self.name}: {STOPPED}.", sent=sent))
-        self._dirty = self._dirty or not self._tagged
         self._broken = self._broken or (self._tagged and waiting > 0)
+        if not self._tagged:
+            self._dirty = True
+            self._last_byte = _now()
+            self._owe(lambda _: True, self._turns.unit(unit or ""), _now() + self.manners.late_s)
         return taken
 
     async def close(self) -> None:
@@ -264,19 +235,19 @@ class Exchange(Generic[FrameT]):
         self.stream.write(data)
         self._last_byte = _now() + len(data) * self.manners.character_s
 
-    async def _answer(self, pending: _Pending[FrameT], unit: Unit) -> FrameT:
+    async def _answer(self, pending: Pending[FrameT], unit: Unit) -> FrameT:
         self._pending = pending
         loop = asyncio.get_running_loop()
         alarm = loop.call_at(pending.deadline, self._expire, pending, unit)
         try:
             frame = await pending.answer
-        except LinkTimeout:
-            self._owe(pending, unit, _now() + self.manners.late_s)
+        except (LinkTimeout, LinkDown):
+            self._owe(pending.accept, unit, _now() + self.manners.late_s)
             raise
         except asyncio.CancelledError:
             self._withdraw()
             late = pending.deadline + self.manners.late_s
-            self._owe(pending, unit, min(late, _now() + RESYNCHRONISE_S))
+            self._owe(pending.accept, unit, min(late, _now() + RESYNCHRONISE_S))
             raise
         finally:
             alarm.cancel()
@@ -286,13 +257,13 @@ class Exchange(Generic[FrameT]):
             LOG.info("%s: %s answers again", self.name, unit.name)
         return frame
 
-    def _owe(self, pending: _Pending[FrameT], unit: Unit, until: float) -> None:
+    def _owe(self, accept: Accept[FrameT], unit: Unit, until: float) -> None:
         if not self._tagged:
             now = _now()
             self._owed = [owed for owed in self._owed if owed.until > now]
-            self._owed.append(_Owed(pending.accept, unit, until))
+            self._owed.append(Owed(accept, unit, until))
 
-    def _expire(self, pending: _Pending[FrameT], unit: Unit) -> None:
+    def _expire(self, pending: Pending[FrameT], unit: Unit) -> None:
         if pending.answer.done():
             return
         sent = self._withdraw() < pending.length
@@ -383,7 +354,7 @@ class Conversation(Generic[FrameT]):
         if not exchange._tagged:
             exchange.decoder.reset()
         self.send(data)
-        return await exchange._answer(_Pending(accept, len(data), timeout_s), self._unit)
+        return await exchange._answer(Pending(accept, len(data), timeout_s), self._unit)
 
     async def receive(self, *, accept: Accept[FrameT], timeout_s: float) -> FrameT:
         """The next frame that `accept` takes, from the last one taken on. Raises as `request`."""
@@ -392,7 +363,7 @@ class Conversation(Generic[FrameT]):
             if accept(frame):
                 return frame
             self._exchange.strays += 1
-        return await self._exchange._answer(_Pending(accept, 0, timeout_s), self._unit)
+        return await self._exchange._answer(Pending(accept, 0, timeout_s), self._unit)
 
 
 def _now() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Links:
         decoder_factory: Callable[[], Decoder[FrameT]],
         *,
         quiet_s: float = 0.05,
-        late_s: float = 0.0,
+        late_s: float = 0.2,
         user: str = "",
     ) -> Exchange[FrameT]:
         """The exchange on `port`, not opened before the first request.
@@ -109,8 +110,7 @@ class Links:
     async def close(self) -> None:
         """Close every port for good."""
         self._closed = True
-        for entry in self._entries.values():
-            await entry.link.close()
+        await asyncio.gather(*(entry.link.close() for entry in self._entries.values()))
 
     def _known(self, port: str, settings: SerialSettings | None, user: str) -> _Entry | None:
         if self._closed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import getpass
 import struct
 import termios
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -172,8 +171,8 @@ def _why_not(name: str, problem: Exception) -> str:
         )
     if code in (errno.EACCES, errno.EPERM):
         return (
-            f"No permission to open {name}: add the user {getpass.getuser()} to the group dialout "
-            "(`sudo usermod -aG dialout USER`) and log in again."
+            f"No permission to open {name}: add the user that runs this to the group dialout "
+            "(`sudo usermod -aG dialout USER`), then log in again."
         )
     if code in (errno.EAGAIN, errno.EBUSY):
         return (

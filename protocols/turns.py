@@ -86,12 +86,13 @@ class Unit:
 class Turns:
     """The line's queue. At most one request of each unit stands in it, so that first-come is fair.
 
-    `ready` is awaited for a unit before it may queue up, while the unit's later requests wait behind it.
+    A unit that must stay outside for a while does so before it queues up; its later requests wait behind it.
     """
 
     def __init__(self) -> None:
         self._line = asyncio.Lock()
         self._units: dict[str, Unit] = {}
+        self._waiting = 0
 
     def unit(self, name: str) -> Unit:
         """The unit of that name, new if it hasn't been on the line yet."""
@@ -104,15 +105,27 @@ class Turns:
 
         `delay` tells, each time it is asked, for how many seconds the unit must still stay outside.
         """
-        async with asyncio.timeout(timeout_s):
+        if not (self._waiting or self._line.locked() or unit.gate.locked()) and delay() <= 0:
+            # Nobody is there: neither lock can make us wait, so no deadline is needed.
             await unit.gate.acquire()
-            try:
-                while (pause := delay()) > 0:
-                    await unit.stirred.wait(pause)
-                await self._line.acquire()
-            except BaseException:
-                unit.gate.release()
-                raise
+            await self._line.acquire()
+            return
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._queue_up(unit, delay)
+        finally:
+            self._waiting -= 1
+
+    async def _queue_up(self, unit: Unit, delay: Callable[[], float]) -> None:
+        await unit.gate.acquire()
+        try:
+            while (pause := delay()) > 0:
+                await unit.stirred.wait(pause)
+            await self._line.acquire()
+        except BaseException:
+            unit.gate.release()
+            raise
 
     def stir(self) -> None:
         """Let every unit that stays outside ask again whether it must."""

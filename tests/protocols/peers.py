@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import tty
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,13 @@ class TcpPeer:
         for writer in self.connections:
             writer.transport.abort()
         self.connections.clear()
+
+    def reset(self) -> None:
+        """Cut the connections that exist the hard way, with RST."""
+        for writer in self.connections:
+            handle: socket.socket = writer.get_extra_info("socket")
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.drop()
 
     def say(self, data: bytes) -> None:
         self.connections[-1].write(data)

@@ -1,45 +1,20 @@
-"""Serial ports (real PTYs) and TCP connections: opening, losing, stalling, stopping."""
+"""Serial ports on real PTYs: opening, losing, stalling, stopping."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-import socket
 import termios
 from pathlib import Path
 
 import pytest
 
-from protocols.descriptor import DescriptorStream
 from protocols.errors import BadRequest, LinkDown
-from protocols.links import open_stream
 from protocols.serial_port import SerialPort, SerialSettings
-from protocols.stream import OUTPUT_LIMIT
 from protocols.tcp import TcpStream
 from tests.protocols.peers import PtyPeer, TcpPeer, fill
-
-
-class Ear:
-    """Listens to a stream."""
-
-    def __init__(self, stream: DescriptorStream) -> None:
-        self.bytes = bytearray()
-        self.lost: list[str] = []
-        self._heard = asyncio.Event()
-        stream.listen(self._take, self._lose)
-
-    def _take(self, data: bytes) -> None:
-        self.bytes += data
-        self._heard.set()
-
-    def _lose(self, reason: str) -> None:
-        self.lost.append(reason)
-        self._heard.set()
-
-    async def heard(self) -> None:
-        async with asyncio.timeout(5):
-            await self._heard.wait()
-        self._heard.clear()
+from tests.protocols.rigs import Ear
 
 
 def port(path: str) -> SerialPort:
@@ -195,26 +170,6 @@ async def test_a_stop_overtakes_everything_that_waits_on_a_pty() -> None:
         await stream.close()
 
 
-async def test_a_stop_overtakes_what_waits_in_user_space_on_tcp() -> None:
-    async with TcpPeer() as peer:
-        peer.reading.clear()
-        stream = TcpStream("127.0.0.1", peer.port)
-        await stream.open()
-        written = fill(stream)
-        waiting = stream.queued
-        assert not stream.urgent(b"STOP 1\n")
-        assert not stream.urgent(b"STOP 2\n")
-        assert stream.queued == 14
-        peer.reading.set()
-        await peer.heard(len(written) - waiting + 14)
-        assert peer.received == written[:-waiting] + b"STOP 1\nSTOP 2\n"
-        stream.write(b"GO\n")
-        assert stream.urgent(b"STOP 3\n")
-        await peer.heard(len(written) - waiting + 24)
-        assert peer.received.endswith(b"STOP 2\nGO\nSTOP 3\n")
-        await stream.close()
-
-
 async def test_a_stop_on_a_closed_or_broken_port_says_so_and_raises_nothing() -> None:
     with PtyPeer() as peer:
         stream = port(peer.path)
@@ -225,81 +180,6 @@ async def test_a_stop_on_a_closed_or_broken_port_says_so_and_raises_nothing() ->
         assert not stream.urgent(b"STOP\n")
         await ear.heard()
         assert len(ear.lost) == 1
-
-
-async def test_a_stopped_peer_that_never_reads_bounds_stops_too() -> None:
-    async with TcpPeer() as peer:
-        peer.reading.clear()
-        stream = TcpStream("127.0.0.1", peer.port)
-        await stream.open()
-        fill(stream)
-        for _ in range(50):
-            stream.urgent(b"S" * 1024)
-        assert stream.queued <= OUTPUT_LIMIT
-        await stream.close()
-
-
-async def test_closing_lets_the_last_bytes_leave() -> None:
-    async with TcpPeer() as peer:
-        peer.reading.clear()
-        stream = TcpStream("127.0.0.1", peer.port)
-        await stream.open()
-        written = fill(stream)
-        asyncio.get_running_loop().call_soon(peer.reading.set)
-        await stream.close()
-        await peer.heard(len(written))
-        assert peer.received == written
-
-
-async def test_tcp_is_set_up_for_short_messages_and_dead_peers() -> None:
-    async with TcpPeer() as peer:
-        stream = open_stream(f"tcp://{peer.address}")
-        await stream.open()
-        assert isinstance(stream, TcpStream)
-        assert stream._socket is not None
-        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        await stream.close()
-
-
-async def test_tcp_by_host_name_and_again_after_a_cut() -> None:
-    async with TcpPeer(lambda data: data) as peer:
-        stream = TcpStream("localhost", peer.port)
-        ear = Ear(stream)
-        for _ in range(2):
-            await stream.open()
-            await stream.open()
-            stream.write(b"ping")
-            await ear.heard()
-            peer.drop()
-            await ear.heard()
-            assert not stream.is_open
-        assert ear.bytes == b"pingping"
-        assert len(ear.lost) == 2
-
-
-async def test_nobody_listens() -> None:
-    async with TcpPeer() as peer:
-        closed = peer.port
-    with pytest.raises(LinkDown, match=r"Nothing listens at 127\.0\.0\.1") as caught:
-        await TcpStream("127.0.0.1", closed).open()
-    assert not caught.value.sent
-
-
-async def test_a_name_that_nobody_knows() -> None:
-    with pytest.raises(LinkDown, match=r"host name .* is not known"):
-        await TcpStream("no-such-host.invalid", 502).open()
-
-
-async def test_no_answer_to_a_connection_attempt_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.tcp.CONNECT_TIMEOUT_S", 0.01)
-
-    async def never(*_: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", never)
-    with pytest.raises(LinkDown, match="did not answer within"):
-        await TcpStream("127.0.0.1", 9).open()
 
 
 async def opens(stream: SerialPort) -> bool:
@@ -336,3 +216,63 @@ async def test_a_port_that_opens_too_slowly_is_not_left_open(monkeypatch: pytest
             while not await opens(slow):
                 pass
         await slow.close()
+
+
+async def test_who_gives_up_while_a_port_opens_or_closes_leaves_it_free() -> None:
+    with PtyPeer() as peer:
+        stream = port(peer.path)
+        opening = asyncio.create_task(stream.open())
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        async with asyncio.timeout(5):
+            while not await opens(stream):
+                pass
+        await stream.close()
+    async with TcpPeer() as stalled:
+        stalled.reading.clear()
+        connection = TcpStream("127.0.0.1", stalled.port)
+        await connection.open()
+        fill(connection)
+        closing = asyncio.create_task(connection.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert not connection.is_open
+        assert connection._socket is None
+
+
+async def test_a_line_that_is_still_sending_is_closed_after_it_has_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flushed: list[int] = []
+    with PtyPeer() as peer:
+        stream = port(peer.path)
+        await stream.open()
+        left = [100, 0]
+        monkeypatch.setattr("protocols.serial_port._unsent", lambda _: left.pop(0))
+        monkeypatch.setattr("protocols.serial_port.termios.tcflush", lambda _, queue: flushed.append(queue))
+        await stream.close()
+        assert left == []
+        assert flushed == []
+        await stream.open()
+        flushed.clear()
+        left[:] = [1, 1]
+        await stream.close()
+        assert flushed == [termios.TCOFLUSH]
+
+
+async def test_a_port_with_nothing_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with PtyPeer() as peer:
+        stream = port(peer.path)
+        monkeypatch.setattr("protocols.serial_port._finish_raw_mode", fails)
+        with pytest.raises(LinkDown, match="nothing is behind it"):
+            await stream.open()
+        monkeypatch.undo()
+        await stream.open()
+        await stream.close()
