@@ -181,7 +181,7 @@ class HamiltonArcPh(Device):
         )
 
     @operation(settles=Effect.REPEAT, estimate_s=0.1)
-    async def measure(self, args: Nothing, attempt: Attempt) -> PhReading:  # noqa: ARG002 - an operation has this signature
+    async def measure(self, args: Nothing, attempt: Attempt) -> PhReading:
         """Read pH and temperature."""
         await attempt.intend(frame_read_holding(self.options.address, PH - 1, 10))
         return await self.read()

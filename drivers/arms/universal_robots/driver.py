@@ -151,7 +151,7 @@ class UniversalRobots(Device):
         self._stop_owed = False
 
     @classmethod
-    def line(cls, options: UrOptions) -> LineUse:  # noqa: ARG003 - the same for every arm
+    def line(cls, options: UrOptions) -> LineUse:
         """Modbus TCP."""
         return LineUse("modbus-tcp")
 
@@ -207,7 +207,7 @@ class UniversalRobots(Device):
             await self._play()
 
     @operation(settles=Effect.REPEAT, estimate_s=20.0)
-    async def initialize(self, args: Nothing, attempt: Attempt) -> None:  # noqa: ARG002 - an operation's signature
+    async def initialize(self, args: Nothing, attempt: Attempt) -> None:
         """Power on, release the brakes and start labedge's program; nothing moves but the brakes."""
         await self._desk.require_safe()
         await attempt.intend(b"power on\nbrake release\nplay\n")
@@ -223,7 +223,7 @@ class UniversalRobots(Device):
         await self._play()
 
     @operation(settles=Effect.QUERY, estimate_s=10.0)
-    async def home(self, args: Nothing, attempt: Attempt) -> None:  # noqa: ARG002 - an operation's signature
+    async def home(self, args: Nothing, attempt: Attempt) -> None:
         """Go to the resting pose that is taught in the program on the arm."""
         options = self.options
         job = Job(
@@ -233,7 +233,7 @@ class UniversalRobots(Device):
 
     @operation(
         settles=Effect.QUERY,
-        estimate_s=lambda options, args: typical_s(options),  # noqa: ARG005 - the way is known only later
+        estimate_s=lambda options, args: typical_s(options),
         touches=(Places("labware", "to", "well"),),
     )
     async def move_labware(self, args: MoveLabware, attempt: Attempt) -> Moved:
