@@ -15,7 +15,6 @@ from cryptography.x509.oid import NameOID
 from tests.brokers import MosquittoFactory
 from tests.protocols.mqtt_peer import Peer, running, settings
 
-pytest_plugins = ["tests.brokers"]
 
 
 class Authority:
