@@ -80,7 +80,7 @@ class _Labware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
-    cell: Annotated[CellName, msgspec.Meta(description="the cell's id")]
+    cell: CellName
     state_dir: Text = "./state"
     mqtt: Annotated[Any, msgspec.Meta(description="the broker")]
     security: _Security = _Security()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -52,13 +52,13 @@ class Converter:
         try:
             return struct(**values)
         except (TypeError, ValueError) as error:  # what a struct's own `__post_init__` may raise
-            self.document.wrong(path, str(error))
+            self.document.wrong(path, sentence(str(error)))
             return BROKEN
 
     def fields(self, data: Any, struct: type[msgspec.Struct], path: str) -> dict[str, Any] | None:
         """Field -> value or BROKEN for every field that is given or required; None if it is no mapping."""
         if not isinstance(data, dict):
-            self.document.wrong(path, f"{_shown(data)} stands where keys and values are needed")
+            self.document.wrong(path, sentence(f"{_shown(data)} stands where a mapping is needed"))
             return None
         known = {field.encode_name: field for field in msgspec.structs.fields(struct)}
         for key in data:
@@ -81,8 +81,8 @@ class Converter:
         if key in self.unbuilt.get(struct, ()):
             self.document.wrong(here, f"`{key}` is not built yet in this version", "Leave it out")
             return
-        near = get_close_matches(str(key), known, n=1)
-        mend = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(known)}"
+        near = closest(str(key), known)
+        mend = f"Did you mean `{near}`?" if near else _listed(known)
         self.document.wrong(here, f"There is no key `{key}`", mend)
 
     def _mapping(self, data: dict[Any, Any], kind: Any, path: str) -> dict[Any, Any]:
@@ -123,16 +123,33 @@ class Converter:
             return msgspec.convert(data, kind)
         except msgspec.ValidationError as error:
             message, mend, tail = _sentence(str(error), data, kind)
-            self.document.wrong(path + tail, message, mend)
+            self.document.wrong(path + tail, sentence(message), mend)
             return BROKEN
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that is probably meant: by spelling, or the only one with `word` inside it."""
+    known = list(words)
+    if near := get_close_matches(word, known, n=1):
+        return near[0]
+    inside = [name for name in known if len(word) > 2 and word in name]
+    return inside[0] if len(inside) == 1 else None
 
 
 def nearest(word: str, words: list[str], what: str) -> str:
     """How to mend a name that does not exist."""
-    near = get_close_matches(word, words, n=1)
-    if near:
-        return f"Did you mean {near[0]}?"
-    return f"There are {', '.join(words)}" if words else f"The cell has no {what}"
+    if near := closest(word, words):
+        return f"Did you mean {near}?"
+    return _listed(words) if words else f"The cell has no {what}"
+
+
+def sentence(text: str) -> str:
+    """With a capital letter in front."""
+    return text[:1].upper() + text[1:]
+
+
+def _listed(words: Collection[str]) -> str:
+    return f"There {'are' if len(words) > 1 else 'is only'} {', '.join(words)}"
 
 
 def _core(kind: Any) -> Any:
@@ -175,9 +192,13 @@ def _parts(kind: Any) -> Iterator[Any]:
 
 
 def _description(kind: Any) -> str:
-    for part in _parts(kind):
-        if isinstance(part, msgspec.Meta) and part.description:
-            return part.description
+    """What the type itself says it is; what its keys or items are does not count."""
+    if get_origin(kind) is Annotated:
+        core, *notes = get_args(kind)
+        said = [note.description for note in notes if isinstance(note, msgspec.Meta) and note.description]
+        return said[-1] if said else _description(core)
+    if get_origin(kind) in (Union, UnionType):
+        return next((words for member in get_args(kind) if (words := _description(member))), "")
     return ""
 
 
@@ -197,7 +218,7 @@ _WORDS = {
     "str": "a text",
     "bool": "true or false",
     "array": "a list",
-    "object": "keys and values",
+    "object": "a mapping",
     "null": "nothing",
 }
 _BOUNDS = {
@@ -216,15 +237,15 @@ def _sentence(text: str, data: Any, kind: Any) -> tuple[str, str, str]:
     shown = _shown(value)
     choices = _choices(kind)
     if choices and not isinstance(value, dict | list):
-        near = get_close_matches(str(value), choices, n=1)
-        return f"{shown} is not one of {', '.join(choices)}", f"Did you mean {near[0]}?" if near else "", tail
+        near = closest(str(value), choices)
+        return f"{shown} is not one of {', '.join(choices)}", f"Did you mean {near}?" if near else "", tail
     if match := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", said):
         wanted = [_WORDS.get(name, name) for name in match[1].split(" | ") if name != "null"]
         quote = "str" in match[1].split(" | ") and isinstance(value, int | float)
         mend = f'Write "{value}" in quotes' if quote and not isinstance(value, bool) else ""
         return f"{shown} stands where {' or '.join(wanted)} is needed", mend, tail
     if match := re.fullmatch(r"Expected `(\w+)` (of length )?(>=|<=|>|<)? ?(-?[\d.e+-]+)(, got \d+)?", said):
-        bound = _BOUNDS.get(match[3] or "", "{}").format(match[4])
+        bound = _BOUNDS.get(match[3] or "", "{}").format(f"{float(match[4]):g}")
         if match[2]:
             return f"{shown} has the wrong length: it needs {bound}", "", tail
         return f"{shown} is out of range: it has to be {bound}", "", tail

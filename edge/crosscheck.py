@@ -5,15 +5,14 @@ Works on what is right so far; a name whose own entry is wrong is not complained
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from drivers.api import FixedWell, LineUse, OverPosition
 from drivers.errors import DriverError
 from edge.cell import DeviceConfig, InterlockConfig, LabwareConfig, PositionConfig
-from edge.convert import nearest
+from edge.convert import nearest, sentence
 from edge.plan.cellmodel import field_kinds
 from edge.plan.expression import ExpressionError, parse
 from edge.plan.geometry import frame_problem
@@ -101,9 +100,7 @@ class _Check:
         seated = [ware for ware in self.parts.labware.values() if ware.at == spot.at]
         kinds = {ware.type for ware in seated or self.parts.labware.values()}
         if kinds and not any(column_row(kind, spot.well or "A1") for kind in kinds):
-            self.wrong(
-                path, f"No labware that can stand there has a well {spot.well}", f"There are {_extent(kinds)}"
-            )
+            self.wrong(path, f"No labware that can stand there has a well {spot.well}", _extent(kinds))
 
     def check_labware(self) -> None:
         there: dict[str, str] = {}
@@ -127,7 +124,7 @@ class _Check:
 
     def _check_contents(self, path: str, ware: LabwareConfig, well: str, volume_ul: float) -> None:
         if column_row(ware.type, well) is None:
-            self.wrong(path, f"A {ware.type} has no well {well}", f"There are {_extent([ware.type])}")
+            self.wrong(path, f"{ware.type} has no well {well}", _extent([ware.type]))
         elif volume_ul > ware.well_capacity_ul:
             message = f"{volume_ul:g} µl are in a well that takes {ware.well_capacity_ul:g} µl"
             self.wrong(path, message, "Correct the volume, or `well_capacity_ul`")
@@ -159,19 +156,21 @@ class _Check:
             return
         ware = self.parts.labware.get(found[0])
         if ware is not None and column_row(ware.type, found[1]) is None:
-            message = f"{found[0]} is a {ware.type} and has no well {found[1]}"
-            self.wrong(path, message, f"There are {_extent([ware.type])}")
+            message = f"{found[0]} is of type {ware.type} and has no well {found[1]}"
+            self.wrong(path, message, _extent([ware.type]))
 
     def check_ports(self) -> None:
-        lines = {}
+        lines: dict[str, LineUse] = {}
         for name, device in self.parts.devices.items():
             use = self._line(name, device)
-            if use is not None:
-                lines[name] = use
-        for first, second in combinations(lines, 2):
-            one, other = self.parts.devices[first].options, self.parts.devices[second].options
-            if same_port(one.port, other.port):
-                self._check_shared(first, second, lines[first], lines[second])
+            if use is None:
+                continue
+            port = device.options.port
+            others = [other for other in lines if same_port(port, self.parts.devices[other].options.port)]
+            for other in others:
+                if self._conflicts(other, name, lines[other], use):
+                    break
+            lines[name] = use
 
     def _line(self, name: str, device: DeviceConfig) -> LineUse | None:
         path, port = f"devices.{name}.port", device.options.port
@@ -189,23 +188,22 @@ class _Check:
             return None
         return use
 
-    def _check_shared(self, first: str, second: str, one: LineUse, other: LineUse) -> None:
-        path = f"devices.{second}.port"
+    def _conflicts(self, first: str, second: str, one: LineUse, other: LineUse) -> bool:
+        """Whether two devices cannot share their port; if so, it is noted at the second."""
         mend = "Give one of them its own port"
         if one.framing != other.framing:
             message = f"{first} speaks {one.framing} on this port, and {second} {other.framing}"
-            self.wrong(path, message, mend)
         elif one.settings != other.settings:
             message = f"{first} sets this port to {one.settings}, and {second} to {other.settings}"
-            self.wrong(path, message, f"Set both alike, or g{mend[1:]}")
-        elif (address := self._address(first)) == self._address(second):
-            shown = ", ".join(str(part) for part in address if part is not None)
-            if shown:
-                self.wrong(
-                    path, f"{first} already has address {shown} on this port", "Give it another address"
-                )
-            else:
-                self.wrong(path, f"{first} is already on this port, and neither has an address", mend)
+            mend = "Set both alike, or give one of them its own port"
+        elif (address := self._address(first)) != self._address(second):
+            return False
+        elif shown := ", ".join(str(part) for part in address if part is not None):
+            message, mend = f"{first} already has address {shown} on this port", "Give it another address"
+        else:
+            message = f"{first} is already on this port, and neither has an address"
+        self.wrong(f"devices.{second}.port", message, mend)
+        return True
 
     def _address(self, name: str) -> tuple[Any, ...]:
         return tuple(getattr(self.parts.devices[name].options, option, None) for option in _ADDRESSES)
@@ -233,7 +231,7 @@ class _Check:
         try:
             expression = parse(text)
         except ExpressionError as error:
-            self.wrong(path, str(error).capitalize())
+            self.wrong(path, sentence(str(error)))
             return
         kinds: dict[str, str] = {}
         for name in sorted(expression.names()):
@@ -242,7 +240,7 @@ class _Check:
         try:
             result = expression.kind(kinds)
         except ExpressionError as error:
-            self.wrong(path, str(error).capitalize())
+            self.wrong(path, sentence(str(error)))
             return
         if result not in (None, "boolean"):
             self.wrong(
@@ -291,7 +289,9 @@ def _places(data: Any, text: str, path: str) -> Iterator[str]:
             yield from _places(value, text, f"{path}[{number}]")
 
 
-def _extent(kinds: set[str] | list[str]) -> str:
+def _extent(kinds: Iterable[str]) -> str:
+    """Which wells the types have."""
+    wells = ((kind, last_well(kind)) for kind in sorted(kinds))
     return ", ".join(
-        f"A1 to {last_well(kind)}" if last_well(kind) != "A1" else "A1 only" for kind in sorted(kinds)
+        f"{kind} has A1 to {last}" if last != "A1" else f"{kind} has A1 only" for kind, last in wells
     )

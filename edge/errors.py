@@ -24,7 +24,8 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         where = self.path + (f" (line {self.line})" if self.line is not None else "")
-        said = ". ".join(part.rstrip(".") for part in (self.message, self.mend) if part) + "."
+        parts = (part for part in (self.message, self.mend) if part)
+        said = " ".join(part if part.endswith((".", "?", "!")) else f"{part}." for part in parts)
         return f"{where.strip()}: {said}" if where else said
 
 

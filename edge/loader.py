@@ -6,12 +6,12 @@ A driver is imported when a cell (or a person) names it: the OPC UA stack alone 
 from __future__ import annotations
 
 import inspect
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
 import msgspec
 
-from drivers.api import Device, Options
+from drivers.api import Device, Options, inline_schema, operations_of
+from edge.convert import closest
 from edge.errors import LabedgeError
 
 GROUP = "labedge.drivers"
@@ -41,7 +41,8 @@ def driver(name: str) -> type[Device]:
     except Exception as error:  # a plug-in may fail in any way, and must not take the command with it
         reason = f"{type(error).__name__}: {error}"
         raise BrokenDriver(
-            f"Driver {name} cannot be loaded from {entry.value} ({reason}); reinstall the package it comes with."
+            f"Driver {name} cannot be loaded from {entry.value} ({reason}); "
+            "reinstall the package it comes with."
         ) from error
     _vet(name, entry, found)
     return found  # type: ignore[no-any-return]  # _vet has seen that it is a Device class
@@ -63,9 +64,8 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def _unknown(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    if near:
-        return f"There is no driver {name}; did you mean {near[0]}?"
+    if near := closest(name, names):
+        return f"There is no driver {name}; did you mean {near}?"
     if not names:
         return f"There is no driver {name}: no drivers are installed; install labedge with `pip install`."
     return f"There is no driver {name}; installed are {', '.join(names)}."
@@ -83,7 +83,25 @@ def _vet(name: str, entry: EntryPoint, found: object) -> None:
         lack = f"it does not declare {', '.join(missing)}"
     elif found.driver != name:
         lack = f"it calls itself {found.driver}"
-    elif not (issubclass(found.Options, Options) and issubclass(found.Readings, msgspec.Struct)):
+    elif not (_is_kind(found.Options, Options) and _is_kind(found.Readings, msgspec.Struct)):
         lack = "its Options must extend drivers.api.Options and its Readings be a msgspec.Struct"
+    else:
+        lack = _contradiction(found)
     if lack:
         raise BrokenDriver(f"Driver {name} ({entry.value}) cannot be used: {lack}; tell the driver's author.")
+
+
+def _is_kind(found: object, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)
+
+
+def _contradiction(device: type[Device]) -> str:
+    """Why a driver's declarations make no schemas; empty if they do."""
+    try:
+        for struct in (device.Options, device.Readings):
+            inline_schema(struct)
+        for operation in operations_of(device).values():
+            operation.schema()
+    except Exception as error:  # type hints of a plug-in can be wrong in any way
+        return f"what it declares is contradictory ({error})"
+    return ""

@@ -118,6 +118,8 @@ _SYNTAX = (
 def _syntax(error: yaml.MarkedYAMLError) -> Problem:
     problem = error.problem or "it is not YAML"
     mark = error.problem_mark or error.context_mark
+    if "end of stream" in problem and error.context_mark is not None:
+        mark = error.context_mark  # where the quote was opened says more than where the file ends
     said = next((ours for theirs, ours in _SYNTAX if theirs in problem), f"This is not YAML: {problem}")
     mend = "Indent with spaces, put a blank behind each `:`, and quote texts with special characters"
     return Problem("", said, mark.line + 1 if mark is not None else None, mend)

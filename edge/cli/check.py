@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def check(file: Path, connect: bool, as_json: bool) -> None:
     except Mistakes as mistakes:
         _say(as_json, _report(file, mistakes=mistakes), _mistaken(file, mistakes))
         raise SystemExit(1) from None
+    # What a link logs of its troubles is in its device's line here.
+    logging.getLogger().addHandler(logging.NullHandler())
     devices = asyncio.run(connect_all(cell)) if connect else {}
     _say(as_json, _report(file, devices=devices), _in_order(file, cell, devices))
     if not all(found.ok for found in devices.values()):

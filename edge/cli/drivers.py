@@ -102,15 +102,14 @@ def _fields(schema: Schema, indent: str, *, results: bool = False) -> Iterator[s
     properties: dict[str, Schema] = schema.get("properties", {})
     width = max((len(name) for name in properties), default=0)
     for name, rule in properties.items():
-        parts = [phrase(rule, schema.get("$defs", {}))]
-        parts += [unit] if (unit := unit_of(name)) else []
-        if not results:
-            required = name in schema.get("required", [])
-            default = rule.get("default")
-            parts += (
-                ["required"] if required else [f"default {default}"] if default not in (None, {}, []) else []
-            )
-        yield f"{indent}{name:{width}}  {', '.join(parts)}"
+        words = phrase(rule, schema.get("$defs", {}))
+        unit = unit_of(name)
+        parts = [words, unit if unit and not words.startswith(unit) else ""]
+        if name in schema.get("required", []) and not results:
+            parts.append("required")
+        elif rule.get("default") not in (None, {}, []):
+            parts.append(f"default {msgspec.json.encode(rule['default']).decode()}")
+        yield f"{indent}{name:{width}}  {', '.join(part for part in parts if part)}"
 
 
 _TYPES = {
@@ -147,4 +146,4 @@ def phrase(rule: Schema, definitions: dict[str, Schema]) -> str:
 def _bounds(rule: Schema) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {rule[key]:g}" for key, sign in signs.items() if key in rule]
-    return f" {' and '.join(bounds)}" if bounds else ""
+    return f", {', '.join(bounds)}" if bounds else ""
