@@ -187,7 +187,7 @@ async def test_a_pump_that_never_answers_a_command_leaves_its_outcome_open(
 
 @pytest.mark.parametrize(
     ("code", "says"),
-    [(2, "does not know"), (3, "out of its range"), (7, "must be initialised"), (11, "bypass"), (15, "busy")],
+    [(2, "does not know"), (3, "out of its range"), (7, "initialise it first"), (11, "bypass"), (15, "busy")],
 )
 async def test_an_error_in_the_acknowledgement_means_not_executed(
     peer: ScriptedPeer, pump: CavroXCalibur, code: int, says: str
@@ -200,7 +200,12 @@ async def test_an_error_in_the_acknowledgement_means_not_executed(
 @pytest.mark.parametrize(
     ("code", "plunger", "kind", "says"),
     [
-        (9, 12, Fault, "stands at 4 µl, on its way from 0 µl to 10 µl.*plunger was blocked.*initialised"),
+        (
+            9,
+            12,
+            Fault,
+            "stands at 4 µl, on its way from 0 µl to 10 µl.*plunger was blocked.*initialise it first",
+        ),
         (9, 0, Fault, "plunger was blocked"),
         (10, 0, Fault, "valve was blocked"),
         (3, 0, Refused, "did not move.*out of its range"),
@@ -230,7 +235,7 @@ async def test_a_good_acknowledgement_is_not_believed_without_the_plunger(
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [(answer(BUSY), "still moving"), (error(7), "must be initialised"), (error(9), "blocked")],
+    [(answer(BUSY), "still moving"), (error(7), "initialise it first"), (error(9), "blocked")],
 )
 async def test_a_pump_that_cannot_move_is_not_told_to(
     peer: ScriptedPeer, pump: CavroXCalibur, status: bytes, says: str
@@ -257,6 +262,12 @@ async def test_volumes_that_the_syringe_cannot_move(
     peer.expect(beginning(before))
     with pytest.raises(Refused, match=says):
         await (pump.aspirate(args, Try()) if isinstance(args, Aspirate) else pump.dispense(args, Try()))
+
+
+async def test_a_pump_that_was_left_in_microstep_mode(peer: ScriptedPeer, pump: CavroXCalibur) -> None:
+    peer.expect(beginning(24000))
+    with pytest.raises(Refused, match="counts in microsteps"):
+        await pump.dispense(Dispense("plate-1/A1", 10.0), Try())
 
 
 async def test_rounding_may_leave_a_little_missing_and_the_result_tells(

@@ -11,7 +11,7 @@ STOP_LEAD_IN = bytes.fromhex("80 80 80 03 00")
 of 80 can never be right, and the cut-off command is not executed; between frames it is ignored (3.2.1)."""
 
 OVERLOADED = {9: "the plunger was blocked (overload)", 10: "the valve was blocked (overload)"}
-UNINITIALIZED = {1: "its initialisation failed", 7: "it has been restarted"}
+UNINITIALIZED = {1: "its initialisation failed", 7: "it was switched on or restarted"}
 DECLINED = {
     2: "it does not know the command",
     3: "the value is out of its range",

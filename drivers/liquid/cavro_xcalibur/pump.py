@@ -248,7 +248,10 @@ class CavroXCalibur(Device):
             raise Refused(f"{self.name} is still moving; stop it, or wait until it is ready.")
         if status.error and status.error not in DECLINED:
             raise Refused(f"{self.name} cannot move: {self._advice(status)}")
-        return await self._plunger()
+        plunger = await self._plunger()
+        if plunger > self.options.stroke:
+            raise Refused(f"{self.name} counts in microsteps, the cell file does not; initialise it first.")
+        return plunger
 
     def _target(self, before: int, volume_ul: float) -> int:
         increments = round(volume_ul / self.options.syringe_ul * self.options.stroke)
@@ -393,5 +396,5 @@ class CavroXCalibur(Device):
         )
 
     def _advice(self, status: Answer) -> str:
-        ready = status.error in DECLINED or status.error == 6
-        return f"{status.says}." if ready else f"{status.says} and must be initialised."
+        needs = status.error in OVERLOADED or status.error in UNINITIALIZED
+        return f"{status.says}." if not needs else f"{status.says}; initialise it first."
