@@ -350,6 +350,24 @@ def wire_errors() -> Iterator[None]:
         raise Lost(str(problem), sent=problem.sent) from problem
 
 
+@contextmanager
+def nothing_sent() -> Iterator[None]:
+    """Around questions that come before a command: what is lost there was not executed."""
+    try:
+        yield
+    except Lost as problem:
+        raise Lost(str(problem), sent=False) from problem
+
+
+@contextmanager
+def already_sent() -> Iterator[None]:
+    """Around questions that follow a command: what is lost or refused there leaves its outcome unknown."""
+    try:
+        yield
+    except (Lost, Refused) as problem:
+        raise Lost(str(problem)) from problem
+
+
 def operations_of(device: type[Device]) -> dict[str, Operation]:
     """The operations a driver declares, by name, in the order of their definition."""
     found: dict[str, Operation] = {}

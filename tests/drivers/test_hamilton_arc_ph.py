@@ -25,20 +25,10 @@ from drivers.sensors.hamilton_arc_ph import (
 )
 from protocols.links import Links
 from protocols.modbus import frame_read_holding
+from tests.drivers.attempts import Try
 from tests.protocols.peers import PtyPeer
 
 VECTORS = Path(__file__).parents[1] / "data" / "vectors" / "hamilton_arc_ph.yaml"
-
-
-class Try:
-    execution = "x"
-    job_id = 1
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-
-    async def intend(self, frame: bytes, **memo: Any) -> None:
-        self.frames.append(frame)
 
 
 def vector(name: str) -> bytes:
@@ -122,7 +112,7 @@ async def test_measure_reads_both_channels_whole() -> None:
     assert reading.temperature_c == pytest.approx(24.3583, abs=1e-4)
     assert reading.warning is False
     assert sensor.asked == [(2089, 10), (2409, 10)]
-    assert attempt.frames == [vector("01")]
+    assert attempt.intents == [(vector("01"), {})]
 
 
 async def test_golden_reply_on_the_wire() -> None:

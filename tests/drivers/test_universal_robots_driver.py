@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 
 from drivers.api import Intent, operations_of
@@ -15,7 +14,8 @@ from drivers.arms.universal_robots import UniversalRobots
 from drivers.arms.universal_robots.driver import MoveLabware, Nothing, UrOptions
 from drivers.errors import Fault, Lost, Refused
 from protocols.links import Links
-from tests.drivers.ur_peer import ArmPeer, Table, Try, until
+from tests.drivers.attempts import Try, intent_of
+from tests.drivers.ur_peer import ArmPeer, Table, until
 
 CARRY = MoveLabware("plate-1", "nest-2", "A2")
 
@@ -35,9 +35,7 @@ async def arm(peer: ArmPeer, **options: Any) -> AsyncIterator[UniversalRobots]:
 
 
 def intent(attempt: Try, operation: str = "move_labware") -> Intent:
-    frame, memo = attempt.intents[0]
-    args = msgspec.to_builtins(CARRY) if operation == "move_labware" else {}
-    return Intent(attempt.execution, operation, args, attempt.job_id, frame, memo)
+    return intent_of(attempt, operation, CARRY if operation == "move_labware" else Nothing())
 
 
 async def test_identify_names_model_serial_and_polyscope() -> None:

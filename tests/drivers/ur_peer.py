@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 from drivers.api import Pose
 
@@ -187,18 +187,6 @@ class ArmPeer:
             "get robot model": "UR5",
             "PolyscopeVersion": "URSoftware 5.9.4.1031232 (Jun 22 2022)",
         }.get(command, f"could not understand: '{command}'")
-
-
-class Try:
-    """An attempt whose intents the test can look at."""
-
-    def __init__(self, job_id: int = 0x00010002) -> None:
-        self.execution = "carry"
-        self.job_id = job_id
-        self.intents: list[tuple[bytes, dict[str, Any]]] = []
-
-    async def intend(self, frame: bytes, **memo: Any) -> None:
-        self.intents.append((frame, memo))
 
 
 class Table:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from drivers.api import Attempt, Intent, wire_errors
+from drivers.api import Attempt, Intent, already_sent, nothing_sent, wire_errors
 from drivers.arms.universal_robots import handshake
 from drivers.arms.universal_robots.handshake import Answer, Fate, Job, Pulse, fate
 from drivers.errors import Fault, Lost, Refused
@@ -108,20 +108,17 @@ class Mover:
 
     async def run(self, job: Job, attempt: Attempt, patience_s: float, memo: dict[str, Any]) -> None:
         """Have a job done. `Fault`: it failed. `Refused`, or `Lost` with sent=False: it never began."""
-        try:
+        with nothing_sent():
             before = await self._ready()
-        except Lost as problem:
-            raise Lost(str(problem), sent=False) from problem
         words = job.registers(self._beats, self._on_lost)
         frame = frame_write_registers(UNIT, handshake.JOB, words, tid=0)
         await attempt.intend(frame, job_before=before, patience_s=patience_s, **memo)
-        try:
+        # A job that is written and not requested moves nothing.
+        with nothing_sent():
             await self._write(handshake.JOB, words)
-        except Lost as problem:
-            # A job that is written and not requested moves nothing.
-            raise Lost(str(problem), sent=False) from problem
         await self._write(handshake.REQUEST, [1])
-        await self._taken(job.job_id)
+        if not await self._taken(job.job_id):
+            raise Refused(f"{self.name} did not take the job within {TAKE_S:g} s; it has been withdrawn.")
         answer = await self.follow(job.job_id, patience_s)
         if answer.error:
             raise Fault(f"{self.name}: {handshake.reason(answer.error)}.")
@@ -207,8 +204,8 @@ class Mover:
             await asyncio.sleep(TAKE_POLL_S)
         return decode_uint32([high, low], WordOrder.HIGH_FIRST)
 
-    async def _taken(self, job_id: int) -> None:
-        """Wait until the program has taken the job over; a job not taken in time is withdrawn."""
+    async def _taken(self, job_id: int) -> bool:
+        """Whether the program takes the job over; a job not taken in time is withdrawn."""
         until = _now() + TAKE_S
         while _now() < until:
             try:
@@ -217,15 +214,15 @@ class Mover:
                 await asyncio.sleep(POLL_S)
                 continue
             if answer.accepted_id == job_id:
-                return
+                return True
             await asyncio.sleep(TAKE_POLL_S)
-        await self.withdraw()
-        await asyncio.sleep(POLL_S)
-        became = fate(await self.answer(), job_id)
-        if became is Fate.NEVER_BEGAN:
-            raise Refused(f"{self.name} did not take the job within {TAKE_S:g} s; it has been withdrawn.")
+        with already_sent():
+            await self.withdraw()
+            await asyncio.sleep(POLL_S)
+            became = fate(await self.answer(), job_id)
         if became is Fate.RESTARTED:
             raise Lost(f"{self.name}: the program on the arm ended while it was given a job.")
+        return became is not Fate.NEVER_BEGAN
 
     async def _write(self, address: int, words: list[int]) -> None:
         """Write, and again if no answer comes: in this conversation every write may be repeated."""

@@ -31,6 +31,8 @@ from drivers.api import (
     Options,
     Outcome,
     Well,
+    already_sent,
+    nothing_sent,
     operation,
     wire_errors,
 )
@@ -248,7 +250,8 @@ class LadsPhotometer(Device):
         call = {"program": self.options.program, "properties": properties, "task": task, "samples": samples}
         await attempt.intend(msgspec.json.encode(call))
         run_id = await unit.start(self.options.program, properties, ("labedge", task), samples)
-        state, variables = await unit.outcome(task, run_id, PATIENCE_S)
+        with already_sent():
+            state, variables = await unit.outcome(task, run_id, PATIENCE_S)
         if variables is None:
             raise Fault(
                 f"{self.name} ended its program as {state} without a result: look whether a plate is in it, "
@@ -258,11 +261,9 @@ class LadsPhotometer(Device):
 
     async def _ready(self) -> Unit:
         """The unit, if it can start a program now; nothing has been asked of it before."""
-        try:
+        with nothing_sent():
             unit = await self._here()
             state = await unit.state()
-        except Lost as problem:
-            raise Lost(str(problem), sent=False) from problem
         if state != "Stopped":
             raise Refused(f"{self.name} is {state} and can start nothing: reset the cell, or wait.")
         return unit

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drivers.api import Identity, wire_errors
+from drivers.api import Identity, nothing_sent, wire_errors
 from drivers.errors import Lost, Refused
 from protocols.errors import BadRequest
 from protocols.opcua_model import OBJECTS, UA, Child, Name, Node
@@ -117,14 +117,15 @@ class Unit:
         samples: Sequence[Mapping[str, str]],
     ) -> str:
         """Start a program; returns the device's run id. `ids`: supervisory job and task id."""
-        with wire_errors():
+        with nothing_sent(), wire_errors():
             pairs = [
                 await self._link.structure(LADS, KEY_VALUE_TYPE, Key=key, Value=value)
                 for key, value in properties.items()
             ]
             places = [await self._link.structure(LADS, SAMPLE_INFO_TYPE, **sample) for sample in samples]
             method = await self._link.browse_path(self._machine, [(LADS, "StartProgram")])
-            self._changed.clear()
+        self._changed.clear()
+        with wire_errors():
             (run_id, *_) = await self._link.call(self._machine, method, program, pairs, *ids, places)
         return str(run_id)
 
