@@ -232,9 +232,9 @@ class Operation:
 def operation(
     *, settles: Effect, estimate_s: Estimate | float, touches: tuple[Touch, ...] = ()
 ) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
-    """Declare an operation on a method `async def name(self, args: ArgsStruct, attempt: Attempt) -> ResultStruct | None`.
+    """Declare an operation: a method `async def name(self, args: Args, attempt: Attempt) -> Result | None`.
 
-    The operation's name is the method's, its help the first line of the method's docstring.
+    `Args` and `Result` are msgspec structs. The operation's name is the method's, its help the first line of the method's docstring.
     """
 
     def mark(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -314,6 +314,7 @@ class Device(ABC):
 
     async def prepare(self) -> None:
         """Make ready for a run (clear error states, set modes); moves no matter."""
+        return None
 
     @abstractmethod
     def halt(self) -> None:
