@@ -276,6 +276,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, bool):
-        return str(value).lower()
+        return f"`{str(value).lower()}`"
     text = str(value)
     return f"`{text[:60]}…`" if len(text) > 60 else f"`{text}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -231,6 +232,27 @@ def test_a_driver_is_described_for_programs() -> None:
     assert push["result"]["properties"]["moved_ul"] == {"type": "number"}
     assert set(described["readings"]["properties"]) == {"ready", "plunger_ul", "valve"}
     assert set(toys.ENTRIES) <= set(json.loads(labedge("drivers", "--json").stdout))
+
+
+def test_no_drivers_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.cli.drivers.driver_names", tuple)
+    result = labedge("drivers")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("No drivers are installed;")
+
+
+def test_a_device_that_does_not_close_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(toy: toys.Toy) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(toys.Toy, "close", never)
+    monkeypatch.setattr("edge.cli.check.CLOSE_S", 0.05)
+    lines = CELL.splitlines(keepends=True)
+    result = labedge("check", cell_file(tmp_path, "".join(lines[:4])), "--connect")
+    assert result.exit_code == 0
+    assert "good: Toy scale, SN 1234\n" in result.stdout
 
 
 def test_an_unknown_driver() -> None:

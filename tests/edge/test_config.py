@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drivers.api import FixedWell, Options
 from edge.config import Cell, Mqtt, load_cell
 from edge.errors import Mistakes, Problem
 from tests.edge import toys
@@ -31,6 +32,7 @@ labware:
 interlocks:
   - {name: heavy, when: "scale.mass_g > 100 and red.ready", for_s: 2, command: hold}
 """
+FRAME = "frame: [[0, 0, 10], [99, 0, 10], [0, -63, 10]]"
 
 
 @pytest.fixture(autouse=True)
@@ -334,6 +336,19 @@ def test_interlock_conditions(when: str, said: str | None, tmp_path: Path) -> No
         ("A1: {water", "A0: {water", "labware.plate-1.contents.A0 (line 13)", "`A0` is not a well's name"),
         ("water: 100", "water: -1", "contents.A1.water (line 13)", "it has to be at least 0."),
         ("well: B2", "well: 7", "positions.nozzle-1.well (line 10)", "`7` stands where a text is needed."),
+        ("at: nest-1, well", "at: nest-9, well", "positions.nozzle-1.at (line 10)", "no position nest-9"),
+        ("shelf:", f"shelf: {{{FRAME}, at: nest-1}}", "positions.shelf.at (line 11)", "not both"),
+        (
+            "shelf:",
+            "shelf: {frame: [[0, 0, no]]}",
+            "positions.shelf.frame[0][2] (line 11)",
+            "`no` is true or",
+        ),
+        ("for_s: 2", "for_s: true", "interlocks[0].for_s (line 16)", "`true` stands where a number"),
+        ("for_s: 2", "for_s: {a: 1}", "interlocks[0].for_s (line 16)", "A mapping stands where a number"),
+        ("for_s: 2", "for_s: -1", "interlocks[0].for_s (line 16)", "it has to be at least 0."),
+        ("red: {", "red: 7\n  old: {", "devices.red (line 4)", "`7` stands where a mapping is needed."),
+        ("reader", "len", "devices.len (line 7)", "a word of the expression language"),
     ],
 )
 def test_single_mistakes(old: str, new: str, where: str, said: str, tmp_path: Path) -> None:
@@ -354,6 +369,29 @@ def test_options_that_contradict_each_other_are_the_drivers_to_find(
         "devices.red (line 4): The syringe is too large for this address.",
         "devices.blue (line 5): The syringe is too large for this address.",
     ]
+
+
+def test_outlets_that_are_no_wells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loose(Options, frozen=True, kw_only=True):
+        ends: list[str]
+
+    monkeypatch.setattr(toys.ToyScale, "Options", Loose)
+    monkeypatch.setattr(
+        toys.ToyScale, "outlets", classmethod(lambda cls, options: tuple(map(FixedWell, options.ends)))
+    )
+    text = "cell: a\nmqtt: {url: embedded}\ndevices:\n  a: {driver: toy-scale, port: /dev/x, ends:\n"
+    assert mistakes(tmp_path, text + "    [tank,\n     tank/A1]}\n") == [
+        "devices.a.ends[0] (line 5): `tank` is not a well. Write it as labware/A1.",
+        "devices.a.ends[1] (line 6): There is no labware tank. The cell has no labware.",
+    ]
+
+
+def test_a_password_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "mqtt.pass"
+    secret.write_text("hunter2\n", encoding="utf-8")
+    monkeypatch.setattr("edge.config.os.access", lambda path, mode: path != secret)
+    (only,) = mistakes(tmp_path, with_mqtt("{url: embedded, username: a, password_file: mqtt.pass}"))
+    assert "mqtt.password_file (line 2): FOLDER/mqtt.pass cannot be read." in only
 
 
 def test_a_problem_reads_as_a_sentence() -> None:
