@@ -234,7 +234,8 @@ def operation(
 ) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
     """Declare an operation: a method `async def name(self, args: Args, attempt: Attempt) -> Result | None`.
 
-    `Args` and `Result` are msgspec structs. The operation's name is the method's, its help the first line of the method's docstring.
+    `Args` and `Result` are msgspec structs. The operation's name is the method's, its help the first line
+    of the method's docstring.
     """
 
     def mark(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
