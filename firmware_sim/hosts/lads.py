@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from asyncua import Server, ua
-
 from firmware_sim.api import Simulator
 from firmware_sim.clock import Clock
 from firmware_sim.errors import BenchError
 from firmware_sim.faults import BOOT_S
 from firmware_sim.hosts.lads_nodes import STATES, STRING, SUBSTATES, LadsNodes, localized
-from firmware_sim.hosts.opcua import NOTHING, OpcUaCarrier, Space
+from firmware_sim.hosts.opcua import NOTHING, NodeId, OpcUaCarrier, Server, Space, Variant, ua
 from firmware_sim.instruments.lads_photometer import (
     TEMPLATE,
     InvalidArgument,
@@ -45,7 +43,7 @@ class LadsSpace:
                 "Clear": self._clear,
             },
         )
-        self._results: dict[str, ua.NodeId] = {}
+        self._results: dict[str, NodeId] = {}
         self._seen: deque[Unit] = deque([photometer.unit()])
         self._changed = asyncio.Event()
         self._publishing = asyncio.Lock()
@@ -138,7 +136,7 @@ class LadsSpace:
         await self._publish()
         return [] if outcome is None else [ua.Variant(outcome, STRING)]
 
-    async def _start_program(self, _: ua.NodeId, *arguments: ua.Variant) -> Any:
+    async def _start_program(self, _: NodeId, *arguments: Variant) -> Any:
         if len(arguments) != 5:
             return ua.StatusCode(ua.StatusCodes.BadArgumentsMissing)
         template, properties, job, task, samples = (argument.Value for argument in arguments)
@@ -153,7 +151,7 @@ class LadsSpace:
         start = self._photometer.start_program
         return await self._call(lambda: start(template or "", pairs, job or "", task or "", listed))
 
-    async def _start(self, _: ua.NodeId, *arguments: ua.Variant) -> Any:
+    async def _start(self, _: NodeId, *arguments: Variant) -> Any:
         """The unit's own program, without a job; properties as KeyValuePair."""
         given = arguments[0].Value if arguments else None
         pairs = {pair.Key.Name: str(pair.Value.Value) for pair in given or []}
@@ -162,13 +160,13 @@ class LadsSpace:
     def _begin(self, pairs: Mapping[str, str]) -> None:
         self._photometer.start_program(TEMPLATE, pairs, "", "", [])
 
-    async def _stop(self, _: ua.NodeId) -> Any:
+    async def _stop(self, _: NodeId) -> Any:
         return await self._call(self._photometer.stop)
 
-    async def _abort(self, _: ua.NodeId) -> Any:
+    async def _abort(self, _: NodeId) -> Any:
         return await self._call(self._photometer.abort)
 
-    async def _clear(self, _: ua.NodeId) -> Any:
+    async def _clear(self, _: NodeId) -> Any:
         return await self._call(self._photometer.clear)
 
 

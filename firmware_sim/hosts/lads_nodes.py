@@ -17,10 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from asyncua import Server, ua
-
-from firmware_sim.hosts.opcua import BASE_OBJECT, BASE_VARIABLE, NOTHING, OBJECTS, Callback, Space
+from firmware_sim.hosts.opcua import (
+    BASE_OBJECT,
+    BASE_VARIABLE,
+    NOTHING,
+    OBJECTS,
+    Argument,
+    Callback,
+    NodeId,
+    QualifiedName,
+    Server,
+    Space,
+    Variant,
+    ua,
+)
 from firmware_sim.instruments.lads_photometer import TEMPLATE, LadsPhotometer, Run
 
 DI_URI = "http://opcfoundation.org/UA/DI/"
@@ -90,7 +102,7 @@ class LadsNodes:
         self._di = self._lads = self._own = 0
         self._space: Space
         self._device_type = self._state_machine_type = self._substate_machine_type = NOTHING
-        self.changing: dict[str, ua.NodeId] = {}
+        self.changing: dict[str, NodeId] = {}
 
     async def build(self, server: Server) -> Space:
         """Write everything but results; what the nodes are written with from now on."""
@@ -150,14 +162,14 @@ class LadsNodes:
         # There is one unit on this server, so that the methods of the types may act on it too.
         await self._build_methods(base, self._state_machine_type, numbered=True)
 
-    async def _build_states(self, machine: ua.NodeId, states: Mapping[str, tuple[int, int]]) -> None:
+    async def _build_states(self, machine: NodeId, states: Mapping[str, tuple[int, int]]) -> None:
         for name, (number, order) in states.items():
             state_type = ua.NodeId(ua.ObjectIds.StateType)
             state = await self._space.object(machine, self._name(name), state_type, self.id(number))
             value = ua.Variant(order, ua.VariantType.UInt32)
             await self._space.variable(state, ua.QualifiedName("StateNumber", 0), value, _UINT32)
 
-    async def _build_methods(self, base: ua.NodeId, unit: ua.NodeId, numbered: bool = False) -> None:
+    async def _build_methods(self, base: NodeId, unit: NodeId, numbered: bool = False) -> None:
         """Stop, Abort, Clear below `base`, Start and StartProgram below `unit`."""
         pairs = _argument("Properties", ua.NodeId(ua.ObjectIds.KeyValuePair), array=True)
         inputs = (
@@ -178,7 +190,7 @@ class LadsNodes:
             node_id = self.id(number) if numbered else None
             await self._space.method(parent, self._name(name), self._methods[name], arguments, node_id)
 
-    async def _build_device(self, devices: ua.NodeId) -> ua.NodeId:
+    async def _build_device(self, devices: NodeId) -> NodeId:
         photometer, space = self._photometer, self._space
         device = await space.object(devices, ua.QualifiedName(photometer.name, self._own), self._device_type)
         for name, text in (("Manufacturer", "labedge"), ("Model", "Simulated plate photometer")):
@@ -205,7 +217,7 @@ class LadsNodes:
         await space.write(identity, ua.Variant(self.id(OPERATE)))
         return device
 
-    async def _build_current_state(self, machine: ua.NodeId) -> tuple[ua.NodeId, ua.NodeId]:
+    async def _build_current_state(self, machine: NodeId) -> tuple[NodeId, NodeId]:
         state = await self._space.variable(
             machine,
             ua.QualifiedName("CurrentState", 0),
@@ -218,7 +230,7 @@ class LadsNodes:
         )
         return state, identity
 
-    async def _build_state_machine(self, unit: ua.NodeId) -> None:
+    async def _build_state_machine(self, unit: NodeId) -> None:
         space, nodes = self._space, self.changing
         machine = await space.object(unit, self._name("FunctionalUnitState"), self._state_machine_type)
         nodes["State"], nodes["State/Id"] = await self._build_current_state(machine)
@@ -233,7 +245,7 @@ class LadsNodes:
         nodes["Substate"], nodes["Substate/Id"] = await self._build_current_state(sub)
         await self._build_methods(machine, machine)
 
-    async def _build_programs(self, unit: ua.NodeId) -> None:
+    async def _build_programs(self, unit: NodeId) -> None:
         space = self._space
         manager = await self._part(unit, "ProgramManager", "ProgramManagerType")
         active = await self._part(manager, "ActiveProgram", "ActiveProgramType")
@@ -257,7 +269,7 @@ class LadsNodes:
             results, version, ua.Variant("", STRING), _STRING
         )
 
-    async def _build_template(self, parent: ua.NodeId, name: ua.QualifiedName) -> None:
+    async def _build_template(self, parent: NodeId, name: QualifiedName) -> None:
         template = await self._space.object(parent, name, self.id(TYPES["ProgramTemplateType"]))
         made = ua.Variant(datetime(2026, 1, 1, tzinfo=UTC), ua.VariantType.DateTime)
         for member, value, data_type in (
@@ -270,7 +282,7 @@ class LadsNodes:
         ):
             await self._space.variable(template, self._name(member), value, data_type)
 
-    async def _build_sensor(self, unit: ua.NodeId) -> None:
+    async def _build_sensor(self, unit: NodeId) -> None:
         space = self._space
         functions = await self._part(unit, "FunctionSet", "FunctionSetType")
         sensor = await self._part(functions, SENSOR, "AnalogScalarSensorFunctionType", self._own)
@@ -293,7 +305,7 @@ class LadsNodes:
                 qualified = ua.QualifiedName(member, 0)
                 await space.variable(self.changing[name], qualified, variant, ua.NodeId(data_type))
 
-    async def result(self, run: Run) -> ua.NodeId:
+    async def result(self, run: Run) -> NodeId:
         """Write the nodes of a run that has completed; its object."""
         space = self._space
         result = await space.object(
@@ -322,7 +334,7 @@ class LadsNodes:
         await self._values(result, run)
         return result
 
-    async def _values(self, result: ua.NodeId, run: Run) -> None:
+    async def _values(self, result: NodeId, run: Run) -> None:
         """The three arrays of equal length."""
         values = await self._part(result, "VariableSet", "VariableSetType")
         for name, listed, kind in (
@@ -333,7 +345,7 @@ class LadsNodes:
             qualified, variant = ua.QualifiedName(name, self._own), ua.Variant(list(listed), kind)
             await self._space.variable(values, qualified, variant, ua.NodeId(kind.value), BASE_VARIABLE)
 
-    async def _given(self, result: ua.NodeId, run: Run) -> None:
+    async def _given(self, result: NodeId, run: Run) -> None:
         """What the caller said: samples and properties, as structures."""
         samples = [
             (sample.container_id, sample.sample_id, sample.position, sample.custom_data)
@@ -347,31 +359,29 @@ class LadsNodes:
             variant = ua.Variant(objects, ua.VariantType.ExtensionObject, is_array=True)
             await self._space.variable(result, self._name(name), variant, self.id(data_type))
 
-    async def _part(
-        self, parent: ua.NodeId, name: str, type_name: str, namespace: int | None = None
-    ) -> ua.NodeId:
+    async def _part(self, parent: NodeId, name: str, type_name: str, namespace: int | None = None) -> NodeId:
         qualified = ua.QualifiedName(name, self._lads if namespace is None else namespace)
         return await self._space.object(parent, qualified, self.id(TYPES[type_name]))
 
-    def _name(self, name: str) -> ua.QualifiedName:
+    def _name(self, name: str) -> QualifiedName:
         return ua.QualifiedName(name, self._lads)
 
-    def _di_name(self, name: str) -> ua.QualifiedName:
+    def _di_name(self, name: str) -> QualifiedName:
         return ua.QualifiedName(name, self._di)
 
-    def id(self, number: int) -> ua.NodeId:
+    def id(self, number: int) -> NodeId:
         """A node of LADS by its number in the nodeset."""
         return ua.NodeId(number, self._lads)
 
-    def _di_id(self, number: int) -> ua.NodeId:
+    def _di_id(self, number: int) -> NodeId:
         return ua.NodeId(number, self._di)
 
 
-def localized(text: str) -> ua.Variant:
+def localized(text: str) -> Variant:
     return ua.Variant(ua.LocalizedText(text), ua.VariantType.LocalizedText)
 
 
-def _argument(name: str, data_type: ua.NodeId, array: bool = False) -> ua.Argument:
+def _argument(name: str, data_type: NodeId, array: bool = False) -> Argument:
     return ua.Argument(
         Name=name,
         DataType=data_type,
@@ -381,7 +391,7 @@ def _argument(name: str, data_type: ua.NodeId, array: bool = False) -> ua.Argume
     )
 
 
-def _structure(encoding: ua.NodeId, texts: Sequence[str]) -> ua.ExtensionObject:
+def _structure(encoding: NodeId, texts: Sequence[str]) -> Any:
     """A structure of strings in OPC UA binary (OPC 10000-6, 5.2.2.4): length and UTF-8 of each."""
     encoded = [text.encode() for text in texts]
     body = b"".join(len(data).to_bytes(4, "little") + data for data in encoded)

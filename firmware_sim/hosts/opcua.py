@@ -13,10 +13,19 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from asyncua import Server, ua
+import asyncua
 
 from firmware_sim.errors import BenchError
 from firmware_sim.hosts.tcp import split_address
+
+# asyncua's published types contradict its own defaults and enumerations: taken as untyped.
+library: Any = asyncua
+ua: Any = library.ua
+Server = Any
+NodeId = Any
+QualifiedName = Any
+Variant = Any
+Argument = Any
 
 Callback = Callable[..., Awaitable[Any]]
 """An OPC UA method: object's node id and the arguments as variants; output variants, or a bad status code."""
@@ -44,12 +53,12 @@ class Space:
 
     async def object(
         self,
-        parent: ua.NodeId,
-        name: ua.QualifiedName,
-        type_definition: ua.NodeId = BASE_OBJECT,
-        node_id: ua.NodeId | None = None,
-        reference: ua.NodeId = HAS_COMPONENT,
-    ) -> ua.NodeId:
+        parent: NodeId,
+        name: QualifiedName,
+        type_definition: NodeId = BASE_OBJECT,
+        node_id: NodeId = None,
+        reference: NodeId = HAS_COMPONENT,
+    ) -> NodeId:
         attributes = ua.ObjectAttributes()
         attributes.EventNotifier = 0
         item = self._item(parent, name, node_id, reference, attributes)
@@ -58,12 +67,12 @@ class Space:
 
     async def variable(
         self,
-        parent: ua.NodeId,
-        name: ua.QualifiedName,
-        value: ua.Variant,
-        data_type: ua.NodeId,
-        type_definition: ua.NodeId = PROPERTY,
-    ) -> ua.NodeId:
+        parent: NodeId,
+        name: QualifiedName,
+        value: Variant,
+        data_type: NodeId,
+        type_definition: NodeId = PROPERTY,
+    ) -> NodeId:
         """A property, or with another type definition a component; read-only to clients."""
         attributes = ua.VariableAttributes()
         attributes.DataType, attributes.Value = data_type, value
@@ -76,7 +85,7 @@ class Space:
         item.NodeClass, item.TypeDefinition = ua.NodeClass.Variable, type_definition
         return await self._add(item)
 
-    async def object_type(self, parent: ua.NodeId, name: ua.QualifiedName, node_id: ua.NodeId) -> ua.NodeId:
+    async def object_type(self, parent: NodeId, name: QualifiedName, node_id: NodeId) -> NodeId:
         attributes = ua.ObjectTypeAttributes()
         attributes.IsAbstract = False
         item = self._item(parent, name, node_id, HAS_SUBTYPE, attributes)
@@ -85,12 +94,12 @@ class Space:
 
     async def method(
         self,
-        parent: ua.NodeId,
-        name: ua.QualifiedName,
+        parent: NodeId,
+        name: QualifiedName,
         callback: Callback,
-        arguments: tuple[Sequence[ua.Argument], Sequence[ua.Argument]] = ((), ()),
-        node_id: ua.NodeId | None = None,
-    ) -> ua.NodeId:
+        arguments: tuple[Sequence[Argument], Sequence[Argument]] = ((), ()),
+        node_id: NodeId = None,
+    ) -> NodeId:
         """`arguments` are the inputs and the outputs."""
         attributes = ua.MethodAttributes()
         attributes.Executable = attributes.UserExecutable = True
@@ -106,7 +115,7 @@ class Space:
         return method
 
     async def structure(
-        self, name: ua.QualifiedName, fields: Sequence[str], data_type: ua.NodeId, encoding: ua.NodeId
+        self, name: QualifiedName, fields: Sequence[str], data_type: NodeId, encoding: NodeId
     ) -> None:
         """A data type whose fields are strings, described so that any client can decode it."""
         base = self._server.nodes.base_structure_type
@@ -129,23 +138,23 @@ class Space:
         definition.Fields = [_string_field(name) for name in fields]
         await node.write_data_type_definition(definition)
 
-    async def write(self, node_id: ua.NodeId, value: ua.Variant, status: int = ua.StatusCodes.Good) -> None:
+    async def write(self, node_id: NodeId, value: Variant, status: int = ua.StatusCodes.Good) -> None:
         """Set a variable; subscribers hear of it."""
         data = ua.DataValue(value, StatusCode=ua.StatusCode(status))
         await self._server.write_attribute_value(node_id, data)
 
-    async def delete(self, node_id: ua.NodeId) -> None:
+    async def delete(self, node_id: NodeId) -> None:
         """Remove a node and everything below it."""
         await self._server.delete_nodes([self._server.get_node(node_id)], recursive=True)
 
     def _item(
         self,
-        parent: ua.NodeId,
-        name: ua.QualifiedName,
-        node_id: ua.NodeId | None,
-        reference: ua.NodeId,
+        parent: NodeId,
+        name: QualifiedName,
+        node_id: NodeId,
+        reference: NodeId,
         attributes: Any,
-    ) -> ua.AddNodesItem:
+    ) -> Any:
         attributes.DisplayName = ua.LocalizedText(name.Name)
         item = ua.AddNodesItem()
         item.ParentNodeId, item.BrowseName, item.ReferenceTypeId = parent, name, reference
@@ -154,7 +163,7 @@ class Space:
         item.RequestedNewNodeId = node_id or ua.NodeId(path, self._own)
         return item
 
-    async def _add(self, item: ua.AddNodesItem) -> ua.NodeId:
+    async def _add(self, item: Any) -> NodeId:
         result = (await self._server.iserver.isession.add_nodes([item]))[0]
         result.StatusCode.check()
         return result.AddedNodeId
@@ -177,7 +186,7 @@ class OpcUaCarrier:
         self._name = name
         self._space = space
         self._host, self._port = split_address(address)
-        self._server: Server | None = None
+        self._server: Server = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -188,7 +197,7 @@ class OpcUaCarrier:
     async def open(self) -> None:
         """Begin to answer; `BenchError` if the port is taken."""
         self._port = self._free_port()
-        server = Server()
+        server = library.Server()
         await server.init()
         server.set_endpoint(self.address)
         server.set_server_name(f"firmware-sim {self._name}")
@@ -248,7 +257,7 @@ class OpcUaCarrier:
             return int(probe.getsockname()[1])
 
 
-def _string_field(name: str) -> ua.StructureField:
+def _string_field(name: str) -> Any:
     string = ua.NodeId(ua.ObjectIds.String)
     return ua.StructureField(Name=name, DataType=string, ValueRank=ua.ValueRank.Scalar, IsOptional=False)
 

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import asyncua
 import pytest
-from asyncua import Client, ua
 from pymodbus.client import ModbusSerialClient, ModbusTcpClient
 
 from firmware_sim.pytest_plugin import RunningBench
+
+# Taken as untyped: what asyncua publishes of its types contradicts what it does.
+ua: Any = asyncua.ua
+Client: Any = cast(Any, asyncua).Client
 
 LADS = "http://opcfoundation.org/UA/LADS/"
 FRAME_1 = [[-300, -300, 100], [-201, -300, 100], [-300, -363, 100]]

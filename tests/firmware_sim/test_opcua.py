@@ -6,11 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
+import asyncua
 import pytest
 import pytest_asyncio
-from asyncua import Client, ua
 
 from firmware_sim.api import BenchError
 from firmware_sim.clock import Clock
@@ -19,6 +19,10 @@ from firmware_sim.instruments.hamilton_arc_ph import HamiltonArcPh
 from firmware_sim.instruments.lads_photometer import LadsPhotometer
 from firmware_sim.log import nowhere
 from firmware_sim.world import World
+
+# Taken as untyped: what asyncua publishes of its types contradicts what it does.
+ua: Any = asyncua.ua
+Client: Any = cast(Any, asyncua).Client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
