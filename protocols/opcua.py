@@ -347,6 +347,8 @@ class OpcUa:
         return self._builtins[data_type]
 
     async def _arguments(self, method: Node, given: Sequence[Any]) -> list[Any]:
+        if not given:  # no question first: it may be a stop
+            return []
         if method not in self._inputs:
             self._inputs[method] = await self._declared_inputs(method)
         declared = self._inputs[method]

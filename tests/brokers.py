@@ -1,4 +1,4 @@
-"""Real MQTT brokers for tests, on loopback and ports of their own: `pytest_plugins = ["tests.brokers"]`.
+"""Real MQTT brokers for tests, on loopback and ports of their own.
 
 `mosquitto` makes started `Mosquitto`s; the test is skipped where the program is missing. `embedded` is the
 broker of the demo. Whatever a test leaves running is ended after it.

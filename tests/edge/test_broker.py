@@ -125,3 +125,30 @@ def test_the_process_reports_a_port_in_use(capsys: pytest.CaptureFixture[str]) -
             signal.signal(signal.SIGINT, handler)
             logging.disable(logging.NOTSET)
     assert capsys.readouterr().out.startswith("error The embedded broker cannot listen on 127.0.0.1:")
+
+
+async def test_a_cancelled_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = asyncio.Event()
+
+    async def never(_: EmbeddedBroker) -> str:
+        waiting.set()
+        await asyncio.Event().wait()
+        return ""
+
+    monkeypatch.setattr(EmbeddedBroker, "_line", never)
+    broker = EmbeddedBroker()
+    task = asyncio.create_task(broker.start())
+    await waiting.wait()
+    process = broker._process
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert process is not None
+    assert process.returncode is not None
+    assert not broker.running
+
+
+def test_a_listener_that_never_comes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "READY_S", 0.0)
+    with pytest.raises(BrokerError, match="does not answer on 127"):
+        broker_module._await_listener("127.0.0.1", free_port())

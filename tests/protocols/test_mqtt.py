@@ -19,7 +19,6 @@ from protocols.mqtt import MqttSettings, Will
 from tests.brokers import MosquittoFactory
 from tests.protocols.mqtt_peer import Peer, running, settings
 
-
 Version = Literal["5", "3.1.1"]
 Connect = Callable[[str], MqttSettings]
 

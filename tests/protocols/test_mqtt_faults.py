@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from protocols import mqtt
 from protocols.errors import BadRequest, LinkDown, LinkTimeout
+from protocols.mqtt import MqttSession
 from protocols.mqtt_paho import UNACKED_LIMIT
 from tests.protocols.mqtt_peer import Peer, running, settings
 
@@ -167,6 +169,75 @@ async def test_a_broker_that_will_not_have_us(answer: str, says: str) -> None:
         await cell.until(lambda: len(cell.downs) > 0)
         assert any(part in cell.downs[0] for part in says.split("|")), cell.downs[0]
         await cell.until(lambda: cell.ups == 1)
+
+
+async def test_one_reason_is_told_once_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="protocols.mqtt")
+
+    async def full(wire: Wire) -> None:
+        await wire.expect(0x10)
+        wire.send(bytes.fromhex("20 03 00 97 00"))
+
+    async def down(wire: Wire) -> None:
+        await wire.expect(0x10)
+        wire.send(bytes.fromhex("20 03 00 88 00"))
+
+    async with broker(full, full, down, silent) as port, running(Peer(settings(port, "cell"))) as cell:
+        assert [reason.rpartition(": ")[2] for reason in cell.downs] == [
+            "Quota exceeded",
+            "Server unavailable",
+        ]
+    levels = [record.levelno for record in caplog.records if "Trying again" in record.getMessage()]
+    assert levels == [logging.WARNING, logging.INFO]
+
+
+async def test_a_broker_that_reads_nothing_for_a_while() -> None:
+    stalled, go = asyncio.Event(), asyncio.Event()
+    count, size = 12, 1_000_000
+
+    async def sleepy(wire: Wire) -> None:
+        await accept(wire)
+        stalled.set()
+        await go.wait()
+        for _ in range(count):
+            body = await wire.expect(0x30)
+            wire.send(b"\x40\x02" + body[3:5])
+        await wire.goodbye()
+
+    async with broker(sleepy) as port, running(Peer(settings(port, "cell"))) as cell:
+        await stalled.wait()
+        publishes = [asyncio.create_task(cell.session.publish("t", bytes(size), qos=1)) for _ in range(count)]
+        await asyncio.sleep(0)
+        connection = cell.session._connection
+        assert connection is not None
+        before = connection._pipe.unsent
+        assert before > 0
+        for _ in range(100):
+            cell.session.publish_soon("t", bytes(size))
+        assert connection._pipe.unsent == before
+        go.set()
+        await asyncio.gather(*publishes)
+        assert cell.downs == []
+
+
+async def test_oversize_is_logged_when_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[bytes] = []
+
+    async def large(wire: Wire) -> None:
+        await accept(wire)
+        await wire.expect(0x80)
+        wire.send(SUBACK + _publish(9, bytes(200)))
+        answers.append(await wire.expect(0x40))
+        wire.send(_publish(10, b"small"))
+        await wire.goodbye()
+
+    async with broker(large) as port:
+        cell = Peer(settings(port, "cell", max_payload=100), [("t", 1)])
+        cell.session.on_oversize = MqttSession._log_oversize.__get__(cell.session)
+        async with running(cell):
+            assert await cell.hears(1) == [b"small"]
+    assert answers[0][:2] == b"\x00\x09"
+    assert "dropped a message of 200 bytes on 't'; at most 100 are taken" in caplog.text
 
 
 async def test_a_broker_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:

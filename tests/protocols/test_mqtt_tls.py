@@ -16,7 +16,6 @@ from tests.brokers import MosquittoFactory
 from tests.protocols.mqtt_peer import Peer, running, settings
 
 
-
 class Authority:
     """A self-signed CA that writes `name.pem` and `name.key` into a directory."""
 

@@ -146,6 +146,9 @@ async def test_methods_take_the_declared_types(client: OpcUa) -> None:
         await client.call(device, add, 2)
     with pytest.raises(BadRequest, match="argument 'Left' cannot be sent as UInt16: -1") as misfit:
         await client.call(device, add, -1, 2.0)
+    with pytest.raises(BadRequest, match="refuses the method") as none:
+        await client.call(device, add)
+    assert none.value.sent
     assert not few.value.sent
     assert not misfit.value.sent
 
