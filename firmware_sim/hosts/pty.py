@@ -63,6 +63,8 @@ class PtyLine:
     def _plug_in(self) -> None:
         if self._master is not None:
             return
+        for link in self._links:
+            _must_be_ours(link)
         self._master, self._slave = os.openpty()
         for end in (self._master, self._slave):
             tty.setraw(end)
@@ -105,10 +107,14 @@ class PtyLine:
             return
 
 
-def _point(link: Path, target: str) -> None:
-    """Make or replace a symbolic link in one step; a file of that name is not touched."""
+def _must_be_ours(link: Path) -> None:
+    """`BenchError` if a file of that name is there: only symbolic links are replaced and removed."""
     if link.exists() and not link.is_symlink():
         raise BenchError(f"{link} exists and is no link of a bench; move it away or choose another `links`.")
+
+
+def _point(link: Path, target: str) -> None:
+    """Make or replace a symbolic link in one step."""
     link.parent.mkdir(parents=True, exist_ok=True)
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)

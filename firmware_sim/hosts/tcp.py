@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -67,7 +68,8 @@ class TcpLine:
         try:
             self._server = await loop.create_server(self._accept, self._host, self._port)
         except OSError as error:
-            reason = error.strerror or str(error)
+            # asyncio wraps the system's reason in words of its own.
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise BenchError(f"{self._host}:{self._port} cannot be listened at: {reason}.") from error
         self._port = self._server.sockets[0].getsockname()[1]
 
