@@ -108,5 +108,5 @@ class Pipe:
         """None of ours: the transport owns it."""
         return -1
 
-    def setblocking(self, flag: bool) -> None:  # noqa: ARG002 - a socket's signature; a transport never blocks
-        return
+    def setblocking(self, flag: bool) -> None:
+        """A transport never blocks."""
