@@ -1,7 +1,8 @@
 r"""Mettler Toledo balances and weigh modules: MT-SICS levels 0 and 1, on serial or TCP.
 
-Sources: Mettler Toledo 11780711, MT-SICS reference manual for Excellence balances, 3.1 to 3.2.4, 4.1, 4.2;
-formats and errors also in MT-SICS Interface Commands for Weigh Modules, 2.1.2 to 2.1.4, and "@" (Cancel).
+Sources: Mettler Toledo, MT-SICS Interface Commands for Weigh Modules, reference manual, 2.1.2 to 2.1.4
+(formats, errors), 2.2, "@" (Cancel); golden lines of 11780711, MT-SICS reference manual for Excellence
+balances.
 
     host     S CR LF
     balance  S S     100.00 g CR LF

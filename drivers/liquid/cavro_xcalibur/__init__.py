@@ -1,7 +1,11 @@
 r"""Tecan Cavro XCalibur: syringe pump with a valve, on RS-232 or RS-485, OEM protocol.
 
-Source: Tecan 733085-B, Cavro XCalibur operating manual. 3.2.1 OEM protocol, 3.3 command strings, 3.4
-set-up and moves, 3.5 control and report commands, 3.6 status and errors (table 3-9).
+Source: Tecan 733085-B, Cavro XCalibur operating manual: 3.2.1 OEM protocol, 3.3 command strings, 3.4
+set-up and moves, 3.5 control and report commands, 3.6 status and errors (table 3-9); known here by its
+golden frames. What they leave open (repeat flag, errors after the acknowledgement, what `T` and `Q` do)
+was read in the manuals of its siblings with the same protocol: XP 3000, 725730C, p. 3-4 to 3-7, 3-46;
+XLP 6000, 734237-C, p. 3-42 to 3-50. Unconfirmed until a real pump has been seen: 6000 pulses a stroke,
+plunger force by syringe size, `?202`.
 
     host    02  │ 31      │ 31            │ 49 41 33 30 30 30 52 │ 03  │ xor
             STX │ address │ 0011 REP SQ   │ command, "IA3000R"   │ ETX │ of STX … ETX
