@@ -153,7 +153,6 @@ def _finish_raw_mode(fd: int) -> None:
     attributes[6][termios.VMIN] = 1
     attributes[6][termios.VTIME] = 0
     termios.tcsetattr(fd, termios.TCSANOW, attributes)
-    termios.tcflush(fd, termios.TCIFLUSH)
 
 
 def _close_late(opening: Future[serial.Serial]) -> None:

@@ -7,9 +7,12 @@ import os
 import socket
 import struct
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+import pytest
 
 from protocols.errors import LinkDown
 from protocols.stream import OUTPUT_LIMIT, Stream
@@ -21,18 +24,34 @@ def mute(_: bytes) -> None:
     """A peer that never says anything by itself."""
 
 
-def fill(stream: Stream) -> bytes:
-    """Write to a stalled peer until the stream takes no more; returns what it took."""
+async def fill(stream: Stream) -> bytes:
+    """Write to a stalled peer until nothing moves any more, in the kernel neither; returns what was taken."""
     written = b""
     while True:
         piece = (b"%07d\n" % (len(written) // 8)) * 1000
         try:
             stream.write(piece)
         except LinkDown as problem:
-            if problem.sent or "takes no bytes" not in str(problem) or not 0 < stream.queued <= OUTPUT_LIMIT:
+            waiting = stream.queued
+            if problem.sent or "takes no bytes" not in str(problem) or not 0 < waiting <= OUTPUT_LIMIT:
                 raise
-            return written
-        written += piece
+            await asyncio.sleep(0.02)
+            if stream.queued == waiting:
+                return written
+        else:
+            written += piece
+
+
+@contextmanager
+def choked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernel takes no byte of ours from now on."""
+
+    def full(*_: object) -> int:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("protocols.descriptor.os.write", full)
+        yield
 
 
 class PtyPeer:

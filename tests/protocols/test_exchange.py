@@ -206,7 +206,7 @@ async def test_a_request_the_peer_never_took_was_not_sent_and_does_not_come_late
         await ask(exchange, b"one")
         peer.stall()
         before = len(peer.received)
-        fill(exchange.stream)
+        await fill(exchange.stream)
         with pytest.raises(LinkTimeout) as caught:
             await ask(exchange, b"ghost", timeout_s=0.02)
         assert not caught.value.sent

@@ -12,7 +12,7 @@ from protocols.lines import LineDecoder
 from protocols.manners import Manners, Replies
 from protocols.tcp import TcpStream
 from protocols.turns import SILENCES
-from tests.protocols.peers import TcpPeer, fill, mute
+from tests.protocols.peers import TcpPeer, choked, fill, mute
 from tests.protocols.rigs import QUICK, any_line, ask, echo, line
 
 
@@ -88,24 +88,35 @@ async def test_a_stop_of_one_unit_leaves_what_others_have_waiting() -> None:
         assert peer.received == b"move\r\nSTOP\r\nread\r\n"
 
 
+async def test_a_stop_withdraws_a_request_that_the_peer_has_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with line(echo) as (exchange, peer):
+        await ask(exchange, b"one")
+        peer.answer = mute
+        with choked(monkeypatch):
+            task = asyncio.create_task(ask(exchange, b"move"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert exchange.stream.queued == 6
+            assert not exchange.urgent(b"STOP\r\n")
+            with pytest.raises(LinkDown, match="stop") as caught:
+                await task
+            assert not caught.value.sent
+        await peer.heard_end(b"STOP\r\n")
+        assert peer.received == b"one\r\nSTOP\r\n"
+
+
 async def test_a_stop_reaches_a_peer_that_had_stalled_before_anything_else() -> None:
     async with line(echo) as (exchange, peer):
         await ask(exchange, b"one")
         peer.answer = mute
         peer.stall()
-        fill(exchange.stream)
-        waiting = exchange.stream.queued
-        task = asyncio.create_task(ask(exchange, b"move"))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert exchange.stream.queued == waiting + 6
+        await fill(exchange.stream)
         assert exchange.urgent(b"STOP\r\n")
-        with pytest.raises(LinkDown, match="stop") as caught:
-            await task
-        assert not caught.value.sent
+        exchange.stream.write(b"GO\r\n")
         peer.unstall()
-        await peer.heard_end(b"STOP\r\n")
-        assert b"move" not in peer.received
+        await peer.heard_end(b"STOP\r\nGO\r\n")
 
 
 async def test_nothing_moves_after_a_stop_that_came_while_the_line_was_made_ready() -> None:
@@ -210,6 +221,7 @@ async def test_a_late_answer_of_one_unit_holds_up_that_unit_only() -> None:
         with pytest.raises(LinkTimeout):
             await ask_unit(b"a old", 0.02)
         again = asyncio.create_task(ask_unit(b"a new"))
+        await asyncio.sleep(0.02)
         assert await ask_unit(b"b 1") == b"b 1"
         assert b"a new" not in peer.received
         peer.answer = lambda data: data
@@ -227,6 +239,7 @@ async def test_the_answer_to_a_stop_is_not_the_next_ones(busy: bool) -> None:
             task = asyncio.create_task(ask(exchange, b"move"))
             await peer.heard(before + 6)
             peer.answer = echo
+        await asyncio.sleep(0.02)
         exchange.urgent(b"STOP\r\n")
         assert await ask(exchange, b"status") == b"status"
         if busy:
@@ -249,20 +262,21 @@ async def test_a_stop_with_a_slow_answer_is_waited_for() -> None:
         assert await task == b"status"
 
 
-async def test_stop_bytes_that_wait_leave_before_the_line_is_used_again() -> None:
+async def test_stop_bytes_that_wait_leave_before_the_line_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with TcpPeer() as peer:
         exchange = Exchange(TcpStream("127.0.0.1", peer.port), LineDecoder(), QUICK)
         await exchange.send(b"", "u")
-        peer.reading.clear()
-        taken = len(fill(exchange.stream)) - exchange.stream.queued
-        assert not exchange.urgent(b"STOP\r\n")
-        task = asyncio.create_task(ask(exchange, b"status"))
-        await asyncio.sleep(0.02)
-        assert exchange.stream.queued == 6
+        with choked(monkeypatch):
+            exchange.stream.write(b"MOVE\r\n")
+            assert not exchange.urgent(b"STOP\r\n")
+            task = asyncio.create_task(ask(exchange, b"status"))
+            await asyncio.sleep(0.02)
+            assert exchange.stream.queued == 6
         peer.answer = lambda data: b"fine\r\n" if data.endswith(b"status\r\n") else None
-        peer.reading.set()
         assert await task == b"fine"
-        assert peer.received[taken:] == b"STOP\r\nstatus\r\n"
+        assert peer.received == b"STOP\r\nstatus\r\n"
         await exchange.close()
 
 

@@ -145,7 +145,7 @@ async def test_a_late_rtu_answer_is_not_the_next_ones(way: str) -> None:
         with pytest.raises((LinkTimeout, asyncio.CancelledError)):
             await first
         second = asyncio.create_task(master.read_holding(1, 0, 1))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.08)
         assert len(peer.received) == 8
         peer.answer = lambda _: rtu("01 03 02 00 DE")
         peer.say(rtu("01 03 02 00 6F"))
@@ -153,12 +153,13 @@ async def test_a_late_rtu_answer_is_not_the_next_ones(way: str) -> None:
 
 
 async def test_a_late_rtu_answer_does_not_keep_other_units_waiting() -> None:
-    async with on_rtu(lambda data: rtu("02 03 02 00 02") if data[0] == 2 else None) as (master, _):
+    async with on_rtu(lambda data: rtu("02 03 02 00 02") if data[0] == 2 else None) as (master, peer):
         with pytest.raises(LinkTimeout):
             await master.read_holding(1, 0, 1, 0.02)
         waiting = asyncio.create_task(master.read_holding(1, 0, 1))
+        await asyncio.sleep(0)
         assert await master.read_holding(2, 0, 1) == [2]
-        assert not waiting.done()
+        assert [chunk[0] for chunk in peer.chunks] == [1, 2]
         waiting.cancel()
 
 

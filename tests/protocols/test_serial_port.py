@@ -144,7 +144,7 @@ async def test_a_stalled_pty_never_blocks_and_is_bounded() -> None:
         stream = port(peer.path)
         await stream.open()
         peer.stall()
-        written = fill(stream)
+        written = await fill(stream)
         peer.unstall()
         await peer.heard(len(written))
         assert peer.received == written
@@ -159,7 +159,7 @@ async def test_a_stop_overtakes_everything_that_waits_on_a_pty() -> None:
         stream = port(peer.path)
         await stream.open()
         peer.stall()
-        in_kernel = len(fill(stream)) - stream.queued
+        in_kernel = len(await fill(stream)) - stream.queued
         assert stream.urgent(b"STOP 1\n")
         assert stream.urgent(b"STOP 2\n")
         assert stream.queued == 0
@@ -167,6 +167,10 @@ async def test_a_stop_overtakes_everything_that_waits_on_a_pty() -> None:
         await peer.heard_end(b"STOP 1\nSTOP 2\n")
         # The kernel's queue is gone; what the far end's own buffer had taken (4 KiB) nobody can recall.
         assert len(peer.received) < in_kernel / 2
+        peer.stall()
+        await fill(stream)
+        assert stream.urgent(b"STOP 3\n")
+        assert stream.queued == 0
         await stream.close()
 
 
@@ -234,7 +238,7 @@ async def test_who_gives_up_while_a_port_opens_or_closes_leaves_it_free() -> Non
         stalled.reading.clear()
         connection = TcpStream("127.0.0.1", stalled.port)
         await connection.open()
-        fill(connection)
+        await fill(connection)
         closing = asyncio.create_task(connection.close())
         await asyncio.sleep(0)
         closing.cancel()

@@ -13,7 +13,7 @@ from protocols.errors import LinkDown
 from protocols.links import open_stream
 from protocols.stream import OUTPUT_LIMIT
 from protocols.tcp import TcpStream
-from tests.protocols.peers import TcpPeer, fill
+from tests.protocols.peers import TcpPeer, choked, fill
 from tests.protocols.rigs import Ear
 
 
@@ -22,11 +22,10 @@ async def test_a_stop_overtakes_what_waits_in_user_space_on_tcp() -> None:
         peer.reading.clear()
         stream = TcpStream("127.0.0.1", peer.port)
         await stream.open()
-        written = fill(stream)
+        written = await fill(stream)
         waiting = stream.queued
-        assert not stream.urgent(b"STOP 1\n")
-        assert not stream.urgent(b"STOP 2\n")
-        assert stream.queued == 14
+        stream.urgent(b"STOP 1\n")
+        stream.urgent(b"STOP 2\n")
         peer.reading.set()
         await peer.heard(len(written) - waiting + 14)
         assert peer.received == written[:-waiting] + b"STOP 1\nSTOP 2\n"
@@ -37,12 +36,27 @@ async def test_a_stop_overtakes_what_waits_in_user_space_on_tcp() -> None:
         await stream.close()
 
 
+async def test_stops_line_up_when_the_kernel_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TcpPeer() as peer:
+        stream = TcpStream("127.0.0.1", peer.port)
+        await stream.open()
+        with choked(monkeypatch):
+            stream.write(b"MOVE\n")
+            assert stream.queued == 5
+            assert not stream.urgent(b"STOP 1\n")
+            assert not stream.urgent(b"STOP 2\n")
+            assert stream.queued == 14
+        await peer.heard(14)
+        assert peer.received == b"STOP 1\nSTOP 2\n"
+        await stream.close()
+
+
 async def test_a_stopped_peer_that_never_reads_bounds_stops_too() -> None:
     async with TcpPeer() as peer:
         peer.reading.clear()
         stream = TcpStream("127.0.0.1", peer.port)
         await stream.open()
-        fill(stream)
+        await fill(stream)
         for _ in range(50):
             stream.urgent(b"S" * 1024)
         assert stream.queued <= OUTPUT_LIMIT
@@ -54,7 +68,7 @@ async def test_closing_lets_the_last_bytes_leave() -> None:
         peer.reading.clear()
         stream = TcpStream("127.0.0.1", peer.port)
         await stream.open()
-        written = fill(stream)
+        written = await fill(stream)
         asyncio.get_running_loop().call_soon(peer.reading.set)
         await stream.close()
         await peer.heard(len(written))
@@ -154,7 +168,7 @@ async def test_a_connection_that_breaks_while_bytes_wait_is_lost_once(
         stream = TcpStream("127.0.0.1", peer.port)
         ear = Ear(stream)
         await stream.open()
-        fill(stream)
+        await fill(stream)
 
         def broken(*_: object) -> int:
             raise BrokenPipeError(32, "Broken pipe")
