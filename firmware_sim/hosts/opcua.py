@@ -260,9 +260,3 @@ class OpcUaCarrier:
 def _string_field(name: str) -> Any:
     string = ua.NodeId(ua.ObjectIds.String)
     return ua.StructureField(Name=name, DataType=string, ValueRank=ua.ValueRank.Scalar, IsOptional=False)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
