@@ -136,6 +136,7 @@ async def _run(path: Path, until_eof: bool, as_json: bool) -> None:
 
 def _stop_at_eof(stop: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stop.set()
 
 

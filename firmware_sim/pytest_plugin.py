@@ -149,7 +149,7 @@ def _simulated(description: Any, directory: Path) -> SimulatedBench:
     copy = directory / "bench.yaml"
     log = directory / "bench.jsonl"
     content = {**description, "links": str(directory / "ports"), "log": str(log)}
-    copy.write_text(yaml.safe_dump(content), encoding="utf-8")
+    copy.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return SimulatedBench(copy, log)
 
 
