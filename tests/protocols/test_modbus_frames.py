@@ -126,6 +126,14 @@ def test_noise_that_looks_like_a_long_answer_of_another_unit_does_not_hold_up_ou
     assert decoder.skipped == 3
 
 
+def test_values_that_happen_to_form_a_frame_are_values() -> None:
+    answer = rtu("01 03 06" + rtu("01 83 02").hex() + "00")
+    for place in range(1, len(answer)):
+        decoder = rtu_decoder(size=len(answer))
+        found = [*decoder.feed(answer[:place]), *decoder.feed(answer[place:])]
+        assert found == [Adu(1, 0, answer[1:-2])]
+
+
 def test_a_wrong_check_is_malformed_only_where_the_answer_was_due() -> None:
     bad = rtu("01 03 02 12 34")[:-1] + b"\x00"
     (item,) = rtu_decoder().feed(bad)
