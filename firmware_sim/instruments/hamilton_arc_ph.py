@@ -73,7 +73,7 @@ class HamiltonArcPh(RegisterSimulator):
             1096: "EPHFI010",
             1120: "242828/00",
             1280: "242111/01",
-            1312: serial_number(name, options),
+            1312: serial_number(name, options),  # page 65, figure 2.9.2.2
             2400: "T",  # page 22
             **dict.fromkeys(USER_SPACE, "*FREE_USERSPACE*"),
         }
