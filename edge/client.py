@@ -177,6 +177,19 @@ class CellClient:
         """What the cell last said of itself."""
         return _cell_status(await self._retained_payload(self.topics.cell_status, within_s))
 
+    async def until_online(self, within_s: float = 30.0) -> CellStatus:
+        """Wait for the cell to be on the broker: before it has ever been there, nothing would reach it."""
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    self._retained_news.clear()
+                    said = self._retained.get(self.topics.cell_status)
+                    if said is not None and isinstance(status := _cell_status(said), CellStatus):
+                        return status
+                    await self._retained_news.wait()
+        except TimeoutError:
+            raise ClientError(f"{self._silence()} It was waited for {within_s:g} s.") from None
+
     async def capabilities(self, within_s: float = 5.0) -> Capabilities:
         """Devices, operations with JSON Schemas, positions, limits."""
         payload = await self._retained_payload(self.topics.capabilities, within_s)
