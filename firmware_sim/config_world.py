@@ -57,6 +57,13 @@ def check_number(where: Where, value: Any, low: float, high: float, mistakes: Mi
     return False
 
 
+def _as_number(key: Any) -> Any:
+    try:
+        return float(key)
+    except (TypeError, ValueError):
+        return key
+
+
 def _check_name(where: Where, name: str, mistakes: Mistakes) -> None:
     if not PLACE_NAME.fullmatch(name):
         mistakes.add(where, "a name begins with a small letter and goes on with small letters, digits and -.")
@@ -170,5 +177,6 @@ def _check_liquid(where: Where, entry: Any, mistakes: Mistakes) -> None:
         return
     for nm, value in table.items():
         spot = (*where, "absorbance", str(nm))
-        if check_number(spot, nm, 100, 3000, mistakes):
+        # A file that was written as JSON has its numbers as text where they are keys.
+        if check_number(spot, _as_number(nm), 100, 3000, mistakes):
             check_number(spot, value, 0, 1e5, mistakes)

@@ -219,6 +219,10 @@ def test_no_bench_file_at_all(tmp_path: Path, text: str, sentence: str) -> None:
     assert any(sentence in line for line in mistakes(tmp_path, text))
 
 
+def test_wavelengths_may_be_text(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, changed("liquids/red-dye/absorbance", {"450": 2.0})) == []
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="cannot be read: No such file"):
         load_bench(tmp_path / "none.yaml")
