@@ -1,7 +1,7 @@
 """Hamilton Arc pH sensor over Modbus RTU.
 
 Source: Hamilton, "pH ARC Sensors Modbus RTU Programmer's Manual", p/n 624300/01, firmware EPHUM011: primary
-channels 2.5.2, 2.5.3 (p. 20-23), status 2.5.4 (p. 23), errors 2.8.4 (p. 60-61), identification 2.9 (p. 64).
+channels 2.5.2, 2.5.3 (p. 20-23), status 2.5.4 (p. 23), errors 2.8.4 (p. 60-61), names 2.9 (p. 64-65).
 
 The manual's register N is address N-1 on the wire. A channel is ten registers, and the sensor only gives the
 whole block (2.5.3.3, "Attention"):
@@ -32,7 +32,7 @@ from protocols.serial_port import SerialSettings
 
 FIRMWARE = 1032
 PART_NUMBER = 1280
-SERIAL_NUMBER = 1288
+SERIAL_NUMBER = 1312
 PH = 2090
 TEMPERATURE = 2410
 ERRORS = 4800

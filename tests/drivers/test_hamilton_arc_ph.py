@@ -60,7 +60,7 @@ class Sensor:
             2410: block(0x04, 24.35834),
             1032: text("EPHUM011"),
             1280: text("242111/01"),
-            1288: text("1234"),
+            1312: text("1234"),
         }
         self.framer = FramerRTU(DecodePDU(True))
         self.asked: list[tuple[int, int]] = []
@@ -179,7 +179,7 @@ async def test_unknown_temperature_unit_and_no_number_are_faults() -> None:
 @pytest.mark.parametrize("high_first", [True, False])
 async def test_identify_in_either_order_of_characters(high_first: bool) -> None:
     sensor = Sensor()
-    for register, words in ((1032, "EPHUM011"), (1280, "242111/01"), (1288, "1234")):
+    for register, words in ((1032, "EPHUM011"), (1280, "242111/01"), (1312, "1234")):
         sensor.blocks[register] = text(words, high_first)
     async with arc(sensor) as device:
         assert str(await device.identify()) == "Hamilton Arc pH 242111/01, SN 1234, firmware EPHUM011"
@@ -187,7 +187,7 @@ async def test_identify_in_either_order_of_characters(high_first: bool) -> None:
 
 async def test_sensor_without_serial_number_has_none() -> None:
     sensor = Sensor()
-    sensor.blocks[1288] = text("not available")
+    sensor.blocks[1312] = text("not available")
     async with arc(sensor) as device:
         assert (await device.identify()).serial is None
 

@@ -7,8 +7,8 @@ unless the heartbeat moves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from drivers.api import Attempt, Intent, already_sent, nothing_sent, wire_errors
 from drivers.arms.universal_robots import handshake
@@ -30,9 +30,11 @@ TAKE_S = 2.0
 """Within this time a living program takes a job over."""
 BLIND_S = 5.0
 """For so long the registers may be unreadable while a job runs."""
-WRITES = 3
-WRITE_PAUSE_S = 0.3
+TRIES = 3
+RETRY_S = 0.25
+"""Longer than the first back-off of a port that could not be opened."""
 
+T = TypeVar("T")
 ON_LOST = {"finish": 0, "stop": 1}
 
 
@@ -53,8 +55,7 @@ class Mover:
 
     async def registers(self, address: int, count: int) -> list[int]:
         """Registers as they stand now."""
-        with wire_errors():
-            return await self._modbus.read_holding(UNIT, address, count, REPLY_S)
+        return await self._repeat(lambda: self._modbus.read_holding(UNIT, address, count, REPLY_S))
 
     async def answer(self) -> Answer:
         """What the program says now, in one read."""
@@ -74,7 +75,9 @@ class Mover:
             await self._modbus.write_registers(
                 UNIT, handshake.EDGE_HEARTBEAT, [self._beats, self._on_lost], REPLY_S
             )
-        await self.answer()
+            # Once only: the next beat must not wait for this answer.
+            words = await self._modbus.read_holding(UNIT, handshake.ANSWER, handshake.ANSWER_COUNT, REPLY_S)
+        self.pulse.see(Answer.of(words), _now())
 
     async def withdraw(self) -> None:
         """Take back whatever is requested."""
@@ -225,21 +228,28 @@ class Mover:
         return became is not Fate.NEVER_BEGAN
 
     async def _write(self, address: int, words: list[int]) -> None:
-        """Write, and again if no answer comes: in this conversation every write may be repeated."""
+        """Function 6 for one register, 16 for several."""
+        modbus = self._modbus
+        if len(words) == 1:
+            await self._repeat(lambda: modbus.write_register(UNIT, address, words[0], REPLY_S))
+        else:
+            await self._repeat(lambda: modbus.write_registers(UNIT, address, words, REPLY_S))
+
+    async def _repeat(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and again if no answer comes: here every read and every write may be repeated."""
         sent = False
-        for left in reversed(range(WRITES)):
+        for _ in range(TRIES - 1):
             try:
                 with wire_errors():
-                    if len(words) == 1:
-                        await self._modbus.write_register(UNIT, address, words[0], REPLY_S)
-                    else:
-                        await self._modbus.write_registers(UNIT, address, words, REPLY_S)
-                return
+                    return await request()
             except Lost as problem:
                 sent = sent or problem.sent
-                if not left:
-                    raise Lost(str(problem), sent=sent) from problem
-            await asyncio.sleep(WRITE_PAUSE_S)
+            await asyncio.sleep(RETRY_S)
+        try:
+            with wire_errors():
+                return await request()
+        except Lost as problem:
+            raise Lost(str(problem), sent=sent or problem.sent) from problem
 
 
 class _InDoubt(Lost):
