@@ -242,9 +242,18 @@ class World:
         return None
 
     def snapshot(self) -> dict[str, Any]:
-        """The physical truth as plain data: every labware, every well with liquid, and what was spilled."""
+        """The physical truth as plain data: every labware, every well with liquid, and what was spilled.
+
+        `wells` holds once more, by `labware/well`, what stands under each labware.
+        """
+        labware = {name: self._portrait(ware) for name, ware in self.labware.items()}
         return {
-            "labware": {name: self._portrait(ware) for name, ware in self.labware.items()},
+            "labware": labware,
+            "wells": {
+                f"{name}/{well}": content
+                for name, ware in labware.items()
+                for well, content in ware["wells"].items()
+            },
             "spilled": {name: round(amount, 4) for name, amount in self.spilled.items()},
         }
 

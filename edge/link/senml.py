@@ -8,7 +8,16 @@ from typing import Any
 
 from drivers.api import unit_of
 
-_REGISTERED = {"g": "g", "°C": "Cel", "s": "s", "ms": "ms", "Hz": "Hz", "rad": "rad", "mm": "mm", "1/min": "1/min"}
+_REGISTERED = {
+    "g": "g",
+    "°C": "Cel",
+    "s": "s",
+    "ms": "ms",
+    "Hz": "Hz",
+    "rad": "rad",
+    "mm": "mm",
+    "1/min": "1/min",
+}
 """Ours -> the IANA registry's (RFC 8428 section 12.1, RFC 8798)."""
 _BY_FIELD = {"ph": "pH"}
 

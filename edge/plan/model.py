@@ -155,7 +155,8 @@ def _decode(payload: bytes) -> dict[str, Any]:
     return raw
 
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# possessive, and with an optional closing quote, so that no input makes it look back
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def nesting(payload: bytes) -> int:

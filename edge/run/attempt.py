@@ -49,7 +49,7 @@ class AttemptContext:
 
 
 async def attempt(device: Device, operation: Operation, context: AttemptContext, timeout_s: float) -> Outcome:
-    """Run the operation once, settle it as far as the device can, record the outcome. Raises no DriverError."""
+    """Run the operation once, settle it as far as the device can, record the outcome; no DriverError."""
     outcome = await _try(device, operation, context, timeout_s)
     if outcome.kind == "unknown" and operation.settles is Effect.QUERY and context.intent is not None:
         outcome = await ask_device(device, context.intent, outcome.reason)

@@ -80,7 +80,7 @@ class Outbox:
         return int(count)
 
     async def send_forever(self, publish: Publish) -> None:
-        """Publish in order, several in flight, until `publish` raises (the link is down): that is passed on."""
+        """Publish in order, several in flight, until `publish` raises (the link is down)."""
         try:
             while True:
                 batch = await self._next_batch()

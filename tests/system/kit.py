@@ -143,7 +143,8 @@ class RunningCell:
     async def _read(self) -> None:
         async for message in self.client.messages:
             assert isinstance(message.payload, bytes)
-            payload = json.loads(message.payload) if message.payload else None
+            ours = str(message.topic) in (f"{self.base}/plan/submit", f"{self.base}/command")
+            payload = json.loads(message.payload) if message.payload and not ours else None
             async with self._news:
                 self.messages.append((str(message.topic), payload, bool(message.retain)))
                 self._news.notify_all()
@@ -160,7 +161,9 @@ class RunningCell:
                     await self._news.wait()
                 return found
         except TimeoutError:
-            raise AssertionError(f"did not happen in {timeout_s} s; daemon said:\n{self.log.read_text()}") from None
+            raise AssertionError(
+                f"did not happen in {timeout_s} s; daemon said:\n{self.log.read_text()}"
+            ) from None
 
     async def state(self, *wanted: str, timeout_s: float = DEADLINE_S) -> dict[str, Any]:
         """Wait until the cell's latest status is one of the wanted states."""

@@ -41,7 +41,9 @@ async def documents(cell: RunningCell, plan_id: str) -> list[dict[str, Any]]:
     return cell.of(topic)
 
 
-async def test_a_plan_moves_matter_and_comes_back_as_documents(cell: RunningCell, stage_a: RunningBench) -> None:
+async def test_a_plan_moves_matter_and_comes_back_as_documents(
+    cell: RunningCell, stage_a: RunningBench
+) -> None:
     plan = drop_plan(cell.id, name="one drop", metadata={"campaign": "first"})
     verdict = await cell.submit(plan)
     assert verdict == {"plan_id": plan["plan_id"], "verdict": "accepted", "reasons": []}
@@ -68,7 +70,9 @@ async def test_a_plan_moves_matter_and_comes_back_as_documents(cell: RunningCell
     assert weighed["data"]["scale_mass_g"] == pytest.approx(0.030, abs=0.002)
     assert weighed["data"]["execution"] == "look"
     phases = [
-        d["doc"]["data"] for d in found if d["name"] == "event" and streams[d["doc"]["descriptor"]] == "phases"
+        d["doc"]["data"]
+        for d in found
+        if d["name"] == "event" and streams[d["doc"]["descriptor"]] == "phases"
     ]
     assert [(p["execution"], p["outcome"]) for p in phases] == [
         (name, "finished") for name in ("prime", "draw", "drop", "look")
@@ -79,26 +83,48 @@ async def test_the_contracts_topics_are_there(cell: RunningCell) -> None:
     await cell.until(lambda: cell.of("telemetry/scale") and cell.of("telemetry/red"))
     capabilities = cell.of("cell/capabilities")[-1]
     assert set(capabilities["devices"]["red"]["operations"]) >= {"initialize", "aspirate", "dispense"}
-    assert capabilities["devices"]["red"]["operations"]["aspirate"]["args"]["required"] == ["source", "volume_ul"]
+    assert capabilities["devices"]["red"]["operations"]["aspirate"]["args"]["required"] == [
+        "source",
+        "volume_ul",
+    ]
     status = cell.of("cell/status")[-1]
     assert status["online"] is True
     assert status["devices"]["red"]["state"] in ("ready", "busy")
     assert "1001" in status["devices"]["red"]["identity"]
     pack = cell.of("telemetry/scale")[-1]
     assert pack[0]["bn"] == f"{cell.id}:scale:"
-    assert {"n": "mass_g", "u": "g"}.items() <= {k: v for r in pack if r["n"] == "mass_g" for k, v in r.items()}.items()
+    assert {"n": "mass_g", "u": "g"}.items() <= {
+        k: v for r in pack if r["n"] == "mass_g" for k, v in r.items()
+    }.items()
     assert cell.of("cell/inventory")[-1]["labware"]["reservoir"]["wells"]["A1"]["volume_ul"] == 40000
 
 
-async def test_a_bad_plan_is_rejected_whole_with_every_reason(cell: RunningCell, stage_a: RunningBench) -> None:
+async def test_a_bad_plan_is_rejected_whole_with_every_reason(
+    cell: RunningCell, stage_a: RunningBench
+) -> None:
     plan = plan_of(
         "another-cell",
         {"id": "a", "device": "rde", "operation": "initialize"},
         {"id": "b", "device": "red", "operation": "aspirat"},
-        {"id": "b", "device": "red", "operation": "aspirate", "args": {"source": "reservoir/A1", "volume_ul": -1}},
-        {"id": "c", "device": "red", "operation": "aspirate", "args": {"source": "reservoir/B7", "volume_ul": 5}},
+        {
+            "id": "b",
+            "device": "red",
+            "operation": "aspirate",
+            "args": {"source": "reservoir/A1", "volume_ul": -1},
+        },
+        {
+            "id": "c",
+            "device": "red",
+            "operation": "aspirate",
+            "args": {"source": "reservoir/B7", "volume_ul": 5},
+        },
         {"id": "d", "device": "red", "operation": "dispense", "args": {"target": "plate-1/A1", "volume": 5}},
-        {"id": "e", "device": "red", "operation": "dispense", "args": {"target": "plate-1/A1", "volume_ul": {"$": "f.x"}}},
+        {
+            "id": "e",
+            "device": "red",
+            "operation": "dispense",
+            "args": {"target": "plate-1/A1", "volume_ul": {"$": "f.x"}},
+        },
         {"id": "f", "repeat": {"count": 3}, "steps": []},
         expires_at="2020-01-01T00:00:00Z",
     )
@@ -135,14 +161,21 @@ async def test_wells_are_never_overdrawn_nor_overflown(cell: RunningCell) -> Non
 
 
 async def test_payloads_that_are_no_plan_are_answered(cell: RunningCell) -> None:
-    for payload in (b"not json", b"[" * 5_000_000, b'{"schema":"labedge.plan/1"}', b"eyJhbGciOiJFZERTQSJ9.e30.AA"):
+    for payload in (
+        b"not json",
+        b"[" * 5_000_000,
+        b'{"schema":"labedge.plan/1"}',
+        b"eyJhbGciOiJFZERTQSJ9.e30.AA",
+    ):
         verdict = await cell.submit(payload)
         assert verdict["verdict"] == "rejected"
         assert verdict["reasons"][0]["message"]
     assert (await cell.state("Idle"))["state"] == "Idle"
 
 
-async def test_the_same_plan_again_is_a_duplicate_and_runs_once(cell: RunningCell, stage_a: RunningBench) -> None:
+async def test_the_same_plan_again_is_a_duplicate_and_runs_once(
+    cell: RunningCell, stage_a: RunningBench
+) -> None:
     plan = drop_plan(cell.id)
     await cell.submit(plan)
     assert (await cell.submit(plan))["verdict"] == "duplicate"
@@ -156,10 +189,16 @@ async def test_the_same_plan_again_is_a_duplicate_and_runs_once(cell: RunningCel
 async def test_abort_stops_the_plunger_and_clear_and_reset_bring_it_back(
     cell: RunningCell, stage_a: RunningBench
 ) -> None:
-    slow = {"device": "red", "operation": "aspirate", "args": {"source": "reservoir/A1", "volume_ul": 900, "speed_ul_s": 5}}
+    slow = {
+        "device": "red",
+        "operation": "aspirate",
+        "args": {"source": "reservoir/A1", "volume_ul": 900, "speed_ul_s": 5},
+    }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, slow)
     await cell.submit(plan)
-    await cell.until(lambda: "s1" in (cell.of(f"run/{plan['plan_id']}/status") or [{"current": []}])[-1]["current"])
+    await cell.until(
+        lambda: "s1" in (cell.of(f"run/{plan['plan_id']}/status") or [{"current": []}])[-1]["current"]
+    )
     wait_for(lambda: stage_a.world()["wells"]["reservoir/A1"]["volume_ul"] < 39_990)
     assert (await cell.command("abort"))["result"] == "done"
     await cell.state("Aborted")
@@ -180,7 +219,11 @@ async def test_abort_stops_the_plunger_and_clear_and_reset_bring_it_back(
 
 
 async def test_hold_and_unhold_between_steps(cell: RunningCell, stage_a: RunningBench) -> None:
-    draw = {"device": "red", "operation": "aspirate", "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20}}
+    draw = {
+        "device": "red",
+        "operation": "aspirate",
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20},
+    }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
     await cell.run_state(plan["plan_id"], "Execute")
@@ -196,7 +239,11 @@ async def test_hold_and_unhold_between_steps(cell: RunningCell, stage_a: Running
 
 
 async def test_stop_ends_the_run_after_the_running_step(cell: RunningCell) -> None:
-    draw = {"device": "red", "operation": "aspirate", "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20}}
+    draw = {
+        "device": "red",
+        "operation": "aspirate",
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20},
+    }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
     await cell.run_state(plan["plan_id"], "Execute")
@@ -226,7 +273,11 @@ async def test_a_command_id_is_answered_again_and_obeyed_once(cell: RunningCell)
 async def test_a_signal_ends_the_daemon_held_and_the_run_goes_on_after_a_restart(
     cell: RunningCell, stage_a: RunningBench, number: int
 ) -> None:
-    draw = {"device": "red", "operation": "aspirate", "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 50}}
+    draw = {
+        "device": "red",
+        "operation": "aspirate",
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 50},
+    }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
     await cell.run_state(plan["plan_id"], "Execute")
