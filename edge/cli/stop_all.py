@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -87,7 +88,7 @@ async def stop_cell(cell: Cell) -> tuple[str, list[Stopped]]:
     return text, stopped
 
 
-def _result(name: str, tasks: dict[str, asyncio.Future[Stopped]]) -> Stopped:
+def _result(name: str, tasks: Mapping[str, asyncio.Future[Stopped]]) -> Stopped:
     if not tasks[name].done():
         return Stopped(name, False, f"it has not answered within {ALL_S:g} s; stop it by hand.")
     return tasks[name].result()
