@@ -10,14 +10,26 @@ from typing import Any
 import pytest
 
 from drivers.api import Intent, operations_of
-from drivers.arms.universal_robots import UniversalRobots
+from drivers.arms.universal_robots import UniversalRobots, driver, mover
 from drivers.arms.universal_robots.driver import MoveLabware, Nothing, UrOptions
+from drivers.arms.universal_robots.handshake import Pulse
 from drivers.errors import Fault, Lost, Refused
 from protocols.links import Links
 from tests.drivers.attempts import Try, intent_of
 from tests.drivers.ur_peer import ArmPeer, Table, until
 
 CARRY = MoveLabware("plate-1", "nest-2", "A2")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer answers at once or never: what is waited for in vain need not be waited for long."""
+    monkeypatch.setattr(mover, "REPLY_S", 0.3)
+    monkeypatch.setattr(mover, "RETRY_S", 0.05)
+    monkeypatch.setattr(mover, "TAKE_S", 0.7)
+    monkeypatch.setattr(driver, "WAKE_S", 0.7)
+    monkeypatch.setattr(driver, "BEAT_S", 0.1)
+    monkeypatch.setattr(Pulse, "SILENCE_S", 0.7)
 
 
 @asynccontextmanager

@@ -27,7 +27,8 @@ async def until(condition: Callable[[], bool]) -> None:
 class ArmPeer:
     """Use `async with`. `registers` are the controller's; `log` holds commands and jobs in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_program: bool = True) -> None:
+        self._own_program = own_program
         self.registers: dict[int, int] = {258: 7, 400: 1000, 401: 0xF060, 402: 3000}
         self.log: list[str] = []
         self.writes: list[tuple[int, list[int]]] = []
@@ -52,7 +53,8 @@ class ArmPeer:
         self._desk = await asyncio.start_server(self._serve_desk, "127.0.0.1", 0)
         self.port = f"tcp://127.0.0.1:{self._modbus.sockets[0].getsockname()[1]}"
         self.dashboard = f"127.0.0.1:{self._desk.sockets[0].getsockname()[1]}"
-        self.start_program()
+        if self._own_program:
+            self.start_program()
         self._program = asyncio.create_task(self._run_program())
         return self
 
@@ -99,7 +101,7 @@ class ArmPeer:
         beat = 0
         while True:
             await asyncio.sleep(0.02)
-            if not self.playing:
+            if not self.playing or not self._own_program:
                 continue
             if self.beating:
                 beat += 1
