@@ -68,15 +68,15 @@ STILL_S = 0.05
 MODE_POLL_S = 0.25
 
 
+HOST_AND_PORT = msgspec.Meta(
+    pattern=r"^.+:[0-9]{1,5}$", description="host:port; default: port 29999 of the same host"
+)
+
+
 class UrOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Keys in the cell file; `port` is `tcp://host:502`."""
 
-    dashboard: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern=r"^.+:[0-9]{1,5}$", description="host:port, default port 29999 of the same host"
-        ),
-    ] = None
+    dashboard: Annotated[str, HOST_AND_PORT] | None = None
     on_lost: Literal["finish", "stop"] = "finish"
     approach_mm: Annotated[float, msgspec.Meta(ge=0, le=500)] = 60.0
     speed_mm_s: Annotated[float, msgspec.Meta(ge=1, le=1500)] = 250.0

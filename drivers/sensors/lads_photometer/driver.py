@@ -51,17 +51,18 @@ WAVELENGTH_S = 0.3
 PATIENCE_S = 60.0
 
 
+PLACE = msgspec.Meta(pattern=PLACE_PATTERN, description="position of the plate that is read")
+
+
 class LadsOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Keys in the cell file; `port` is `opc.tcp://host:port`."""
 
-    device: Annotated[str | None, msgspec.Meta(description="browse name, if the server has several")] = None
-    unit: Annotated[str | None, msgspec.Meta(description="functional unit, if the device has several")] = None
+    device: Annotated[str, msgspec.Meta(description="browse name, if there are several")] | None = None
+    unit: Annotated[str, msgspec.Meta(description="functional unit, if there are several")] | None = None
     program: Annotated[str, msgspec.Meta(min_length=1, description="name of the program template")] = (
         "Absorbance"
     )
-    at: Annotated[
-        str | None, msgspec.Meta(pattern=PLACE_PATTERN, description="position of the plate that is read")
-    ] = None
+    at: Annotated[str, PLACE] | None = None
 
 
 class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
