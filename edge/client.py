@@ -372,8 +372,16 @@ def sentences(reasons: Sequence[Any]) -> str:
 
 
 def _cell_status(payload: bytes) -> CellStatus | Offline:
-    raw = msgspec.json.decode(payload)
-    return msgspec.convert(raw, CellStatus) if raw["online"] else Offline()
+    try:
+        if msgspec.json.decode(payload, type=_Online).online:
+            return msgspec.json.decode(payload, type=CellStatus)
+    except msgspec.DecodeError as error:
+        raise ClientError(f"What is retained as the cell's status is none: {error}.") from error
+    return Offline()
+
+
+class _Online(msgspec.Struct, frozen=True):
+    online: bool
 
 
 def _plan_id(payload: bytes) -> str | None:
