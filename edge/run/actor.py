@@ -171,14 +171,18 @@ class Actor:
             job.done.set_exception(Lost(f"{self.name} was stopped in the middle"))
         elif (error := current.exception()) is not None:
             job.done.set_exception(error)
-            if isinstance(error, Lost) and error.sent:
-                raise error
+            if isinstance(error, Lost) and error.sent and not self.quiet:
+                await self._read()
         else:
             job.done.set_result(current.result())
 
     async def _read(self) -> None:
+        """Ask for the readings; one answer may be damaged or lost before the device counts as gone."""
         async with asyncio.timeout(READ_S):
-            readings = await self.device.read()
+            try:
+                readings = await self.device.read()
+            except Lost:
+                readings = await self.device.read()
         self.sample = Sample(msgspec.structs.asdict(readings), time.monotonic(), time.time())
         self._on_sample(self)
 

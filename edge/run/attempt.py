@@ -66,18 +66,21 @@ async def _try(device: Device, operation: Operation, context: AttemptContext, ti
         device.halt()
         why = await confirm(device)
         reason = f"{operation.name} took longer than {timeout_s:g} s and was stopped"
-        return _unknown(context, f"{reason}; {why}" if why else reason)
+        return _unknown(operation, context, f"{reason}; {why}" if why else reason)
     except Refused as error:
         return Outcome("not_executed", reason=str(error))
     except Fault as error:
         return Outcome("failed", reason=str(error))
     except Lost as error:
-        return _unknown(context, str(error)) if error.sent else Outcome("not_executed", reason=str(error))
+        if not error.sent:
+            return Outcome("not_executed", reason=str(error))
+        return _unknown(operation, context, str(error))
 
 
-def _unknown(context: AttemptContext, reason: str) -> Outcome:
-    """Without an intent nothing that acts has been sent."""
-    return Outcome("unknown" if context.intent is not None else "not_executed", reason=reason)
+def _unknown(operation: Operation, context: AttemptContext, reason: str) -> Outcome:
+    """Without an intent nothing that acts has been sent; what only asks is asked again."""
+    acted = context.intent is not None or operation.settles is Effect.REPEAT
+    return Outcome("unknown" if acted else "not_executed", reason=reason)
 
 
 async def ask_device(device: Device, intent: Intent, reason: str) -> Outcome:

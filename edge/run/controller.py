@@ -213,6 +213,8 @@ class Controller:
         return Event.DONE
 
     async def _prepare(self, actor: Actor) -> None:
+        if actor.quiet:
+            return
         try:
             async with asyncio.timeout(PREPARE_S):
                 await actor.perform(actor.device.prepare, wait_s=5.0)
@@ -378,6 +380,9 @@ class Controller:
         self.machine = PackML(State.HELD)
         self._restarted = True
         self.reason = run.reason = "the daemon was restarted while this run was under way"
+        for compiled in run.plan.steps:
+            if run.steps[compiled.execution].open_intent is not None:
+                self.actors[compiled.step.device].quiet = True
         self._set_active("Held")
 
     def bury(self, run: ActiveRun, state: RunState, reason: str) -> None:

@@ -6,12 +6,14 @@ from the cell (wait until it may go on, hold, stop, abort) comes in as `Cell`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Protocol
 
 import msgspec
 
 from drivers.api import Effect, Outcome
+from drivers.errors import DriverError
 from edge.link.documents import Phase
 from edge.link.messages import Document, StepState, WaitingFor
 from edge.plan.check import CompiledStep, resolve
@@ -157,7 +159,7 @@ class Runner:
         )
         outcome = await self._on_device(compiled, context)
         step.open_intent = context.intent if outcome.kind == "unknown" else None
-        if outcome.kind == "unknown":
+        if outcome.kind == "unknown" and compiled.operation.settles is not Effect.REPEAT:
             self._set(compiled, step, "in_doubt", outcome.reason)
         return outcome
 
@@ -166,14 +168,16 @@ class Runner:
         timeout_s = compiled.step.timeout_s or default_timeout_s(
             compiled.operation, actor.device.options, context.args
         )
+
+        async def once() -> Outcome:
+            outcome = await attempt(actor.device, compiled.operation, context, timeout_s)
+            actor.quiet = outcome.kind == "unknown" and compiled.operation.settles is not Effect.REPEAT
+            return outcome
+
         try:
-            return await actor.perform(
-                lambda: attempt(actor.device, compiled.operation, context, timeout_s), DEVICE_WAIT_S
-            )
+            return await actor.perform(once, DEVICE_WAIT_S)
         except NotConnected as error:
             return Outcome("not_executed", reason=str(error))
-        finally:
-            actor.quiet = False
 
     async def _settle(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
         """What became of an attempt whose outcome was lost, for instance by a crash."""
@@ -193,8 +197,16 @@ class Runner:
                 outcome = Outcome("unknown", reason=str(error))
         self.cell.journal.record(self.run.plan_id, OutcomeRecord(intent.job_id, compiled.execution, outcome))
         if outcome.kind != "unknown":
-            step.open_intent = None
+            await self._out_of_doubt(compiled, step)
         return outcome
+
+    async def _out_of_doubt(self, compiled: CompiledStep, step: StepProgress) -> None:
+        """Other frames may reach the device again, and first those that make it ready."""
+        step.open_intent = None
+        actor = self.cell.actors[compiled.step.device]
+        actor.quiet = False
+        with contextlib.suppress(DriverError):  # the next operation meets the same trouble and tells
+            await actor.perform(actor.device.prepare, DEVICE_WAIT_S)
 
     async def _held(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> Outcome:
         """Hold behind a step that did not finish; the outcome that `unhold` or `resolve` gives it."""
@@ -220,7 +232,7 @@ class Runner:
             )
             await self.cell.may_go()
         answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
-        step.open_intent = None
+        await self._out_of_doubt(compiled, step)
         return _resolved(answer)
 
     def _finish(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> None:
@@ -270,6 +282,7 @@ class Runner:
                 self._end(
                     compiled, step, "in_doubt", step.reason or "the run ended while this step was under way"
                 )
+                self.cell.actors[compiled.step.device].quiet = False
             elif step.state == "waiting":
                 step.state = "cancelled"
 
@@ -280,6 +293,7 @@ class Runner:
 
     def _set(self, compiled: CompiledStep, step: StepProgress, state: StepState, reason: str = "") -> None:
         step.state, step.reason = state, reason
+        self.cell.actors[compiled.step.device].quiet = state == "in_doubt"
         if state != "running":
             self.cell.journal.record(
                 self.run.plan_id, StepRecord(compiled.execution, state, step.result, reason)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.brokers import Mosquitto
-from tests.system.kit import BENCH, RunningCell, cell_of
 
 from firmware_sim.pytest_plugin import RunningBench
+from tests.brokers import Mosquitto
+from tests.system.kit import BENCH, RunningCell, cell_of
 
 
 @pytest.fixture

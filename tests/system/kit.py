@@ -17,7 +17,6 @@ from typing import Any
 
 import aiomqtt
 import yaml
-from tests.brokers import Mosquitto
 
 from firmware_sim.pytest_plugin import RunningBench
 
@@ -229,6 +228,12 @@ def plan_of(cell: str, *steps: dict[str, Any], **more: Any) -> dict[str, Any]:
     return head | more
 
 
+async def documents(cell: RunningCell, plan_id: str) -> list[dict[str, Any]]:
+    topic = f"run/{plan_id}/documents"
+    await cell.until(lambda: any(d["name"] == "stop" for d in cell.of(topic)))
+    return cell.of(topic)
+
+
 def moved(bench: RunningBench, instrument: str) -> list[dict[str, Any]]:
     """What really happened to matter at an instrument."""
     return [line for line in bench.lines("action", instrument) if line["what"] in ("aspirate", "dispense")]
@@ -241,6 +246,3 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 10.0) -> Any:
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.02)
     return found
-
-
-Brokers = Callable[..., Mosquitto]

@@ -11,7 +11,7 @@ import event_model
 import pytest
 
 from firmware_sim.pytest_plugin import RunningBench
-from tests.system.kit import RunningCell, moved, plan_of, wait_for
+from tests.system.kit import RunningCell, documents, moved, plan_of, wait_for
 
 DROP = (
     {"id": "prime", "device": "red", "operation": "initialize"},
@@ -33,12 +33,6 @@ DROP = (
 
 def drop_plan(cell: str, **more: Any) -> dict[str, Any]:
     return plan_of(cell, *DROP, parameters={"red_ul": 30}, **more)
-
-
-async def documents(cell: RunningCell, plan_id: str) -> list[dict[str, Any]]:
-    topic = f"run/{plan_id}/documents"
-    await cell.until(lambda: any(d["name"] == "stop" for d in cell.of(topic)))
-    return cell.of(topic)
 
 
 async def test_a_plan_moves_matter_and_comes_back_as_documents(
