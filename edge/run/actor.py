@@ -100,21 +100,28 @@ class Actor:
         Raises NotConnected if it is not there by then, else whatever `work` raises. Cancelling the caller
         cancels the work.
         """
-        if not self._ready.is_set():
+        deadline = time.monotonic() + wait_s
+        while True:
+            await self._connected_by(deadline)
+            job = _Job(work, asyncio.get_running_loop().create_future())
+            self._jobs.put_nowait(job)
             try:
-                async with asyncio.timeout(wait_s):
-                    await self._ready.wait()
-            except TimeoutError:
-                raise NotConnected(f"{self.name} is not connected: {self.reason}") from None
-        job = _Job(work, asyncio.get_running_loop().create_future())
-        self._jobs.put_nowait(job)
+                return await job.done  # type: ignore[no-any-return]  # the future carries what `work` returned
+            except NotConnected:
+                if time.monotonic() >= deadline:
+                    raise
+            except asyncio.CancelledError:
+                job.done.cancel()
+                if self._job is job and self._current is not None:
+                    self._current.cancel()
+                raise
+
+    async def _connected_by(self, deadline: float) -> None:
         try:
-            return await job.done  # type: ignore[no-any-return]  # the future carries what `work` returned
-        except asyncio.CancelledError:
-            job.done.cancel()
-            if self._job is job and self._current is not None:
-                self._current.cancel()
-            raise
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._ready.wait()
+        except TimeoutError:
+            raise NotConnected(f"{self.name} is not connected: {self.reason}") from None
 
     def interrupt(self) -> None:
         """End whatever runs on the device; its caller gets Lost. Used after `halt`."""

@@ -1,4 +1,4 @@
-"""A whole cell for a test: real broker, bench process, daemon process, and an MQTT client that is not ours."""
+"""A whole cell for a test: real broker, bench process, daemon process, and an MQTT client not of ours."""
 
 from __future__ import annotations
 
@@ -160,8 +160,9 @@ class RunningCell:
                     await self._news.wait()
                 return found
         except TimeoutError:
+            last = {topic: payload for topic, payload, _ in self.messages if topic.endswith("/status")}
             raise AssertionError(
-                f"did not happen in {timeout_s} s; daemon said:\n{self.log.read_text()}"
+                f"did not happen in {timeout_s} s; last statuses: {last}; daemon said:\n{self.log.read_text()}"
             ) from None
 
     async def state(self, *wanted: str, timeout_s: float = DEADLINE_S) -> dict[str, Any]:
