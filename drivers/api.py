@@ -415,10 +415,12 @@ def inline_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 _UNITS = {
     "ul": "µl",
+    "ul_s": "µl/s",
     "ml": "ml",
     "g": "g",
     "c": "°C",
     "mm": "mm",
+    "mm_s": "mm/s",
     "nm": "nm",
     "deg": "°",
     "rad": "rad",
@@ -430,6 +432,9 @@ _UNITS = {
 
 
 def unit_of(field: str) -> str | None:
-    """The unit that a field's name carries: `mass_g` -> `g`; None for `ph`, `absorbance`, `ready`."""
-    _, _, suffix = field.rpartition("_")
-    return _UNITS.get(suffix) if suffix != field else None
+    """The unit that a field's name ends in: `mass_g` -> `g`; None for `ph`, `absorbance`, `ready`."""
+    words = field.split("_")
+    pair, last = "_".join(words[-2:]), words[-1]
+    if len(words) > 2 and pair in _UNITS:
+        return _UNITS[pair]
+    return _UNITS.get(last) if len(words) > 1 else None

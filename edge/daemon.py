@@ -203,3 +203,4 @@ async def run_daemon(cell: Cell) -> None:
 def configure_logging(level: str) -> None:
     """One line an event, on stderr, for the journal of systemd."""
     logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("transitions").setLevel(logging.WARNING)

@@ -1,7 +1,8 @@
 """Serial ports, PTYs included; the only importer of pyserial.
 
 pyserial opens and configures the port; the bytes then come over the event loop from its descriptor.
-Source of the settings: termios(3), ioctl_tty(2), tty_ioctl TIOCOUTQ.
+Source of the settings: termios(3), ioctl_tty(2), tty_ioctl TIOCOUTQ; of the list: pyserial 3.5,
+serial.tools.list_ports, which opens no port, and udev's 60-serial.rules for /dev/serial/by-id.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import termios
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import serial
+from serial.tools import list_ports as finder
 
 from protocols.descriptor import CLOSE_WAIT_S, DescriptorStream
 from protocols.errors import BadRequest, LinkDown
 
 OPEN_TIMEOUT_S = 5.0
+BY_ID = Path("/dev/serial/by-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +185,42 @@ def _why_not(name: str, problem: Exception) -> str:
     if code in (errno.ENXIO, errno.ENODEV, errno.EIO):
         return f"{name} exists but nothing is behind it: unplug the adapter and plug it in again."
     return f"{name} cannot be opened as a serial port ({problem}): check `port` and the line settings."
+
+
+@dataclass(frozen=True)
+class SerialDevice:
+    """One port; `vid` and `pid` are four hexadecimal digits, empty strings stand for what is not known."""
+
+    device: str
+    by_id: str
+    """The name that stays the same wherever it is plugged in; the one for a cell file."""
+    vid: str
+    pid: str
+    serial: str
+    description: str
+
+
+def list_ports(by_id: Path = BY_ID) -> list[SerialDevice]:
+    """Every serial port, sorted by device name."""
+    names = _stable_names(by_id)
+    return [
+        SerialDevice(
+            device=port.device,
+            by_id=names.get(str(Path(port.device).resolve()), ""),
+            vid=_hex(port.vid),
+            pid=_hex(port.pid),
+            serial=port.serial_number or "",
+            description=port.description if port.description not in (None, "n/a") else "",
+        )
+        for port in sorted(finder.comports())
+    ]
+
+
+def _stable_names(by_id: Path) -> dict[str, str]:
+    if not by_id.is_dir():
+        return {}
+    return {str(link.resolve()): str(link) for link in sorted(by_id.iterdir())}
+
+
+def _hex(number: int | None) -> str:
+    return f"{number:04x}" if number is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from protocols.ports import SerialDevice, list_ports
+from protocols.serial_port import SerialDevice, list_ports
 
 
 @click.command(epilog="Example: labedge scan --json")

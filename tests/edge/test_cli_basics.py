@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from edge.cli import COMMANDS, UNBUILT, main
 from edge.cli.drivers import phrase
 from edge.errors import LabedgeError
-from protocols.ports import SerialDevice, list_ports
+from protocols.serial_port import SerialDevice, list_ports
 from tests.edge import toys
 
 CELL = """\
@@ -289,7 +289,7 @@ class _Port:
 
 def test_scan_lists_ports_without_opening_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ports = [_Port("/dev/null", 0x0403, "A7", "FT232R"), _Port("/dev/full", None, None, "n/a")]
-    monkeypatch.setattr("protocols.ports.pyserial.comports", lambda: ports)
+    monkeypatch.setattr("protocols.serial_port.finder.comports", lambda: ports)
     link = tmp_path / "usb-FTDI_A7"
     link.symlink_to("/dev/null")
     found = [
@@ -297,14 +297,14 @@ def test_scan_lists_ports_without_opening_them(tmp_path: Path, monkeypatch: pyte
         SerialDevice("/dev/null", str(link), "0403", "0403", "A7", "FT232R"),
     ]
     assert list_ports(tmp_path) == found
-    monkeypatch.setattr("protocols.ports.BY_ID", tmp_path)
+    monkeypatch.setattr("protocols.serial_port.BY_ID", tmp_path)
     monkeypatch.setattr("edge.cli.scan.list_ports", lambda: list_ports(tmp_path))
     assert labedge("scan").stdout == f"/dev/full\n{link}  /dev/null  0403:0403  SN A7  FT232R\n"
     assert [port["by_id"] for port in json.loads(labedge("scan", "--json").stdout)] == ["", str(link)]
 
 
 def test_scan_of_a_machine_without_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.ports.pyserial.comports", list)
+    monkeypatch.setattr("protocols.serial_port.finder.comports", list)
     result = labedge("scan")
     assert (result.exit_code, result.stdout) == (0, "There are no serial ports; is the adapter plugged in?\n")
     assert list_ports(Path("/nonexistent")) == []
