@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -20,6 +21,12 @@ from edge.plan.cellmodel import CellModel, field_kinds
 from edge.plan.expression import Expression, ExpressionError, Lookup
 from edge.plan.inventory import Bookkeeper, Inventory
 from edge.plan.model import Plan, Reason, Reasons, Step
+
+NAME_LENGTH = 64
+MANY = 200
+"""Names that are looked through for the one that was probably meant."""
+FEW = 20
+"""Names that are listed when none is near."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class _Scope:
     """What expressions of a step may name: constants with values, the rest with types only."""
 
     constants: dict[str, Any]
-    kinds: dict[str, str | None] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Type of every name, constants included; grows step by step, since plans are long."""
     later: set[str] = field(default_factory=set)
     """Ids of steps that come at or after the one being checked."""
 
@@ -73,6 +81,8 @@ def check(
     booking = True
     steps = []
     for index, step in enumerate(plan.steps):
+        if reasons.more:
+            break
         path = f"steps[{index}]"
         compiled = _compile(step, path, cell, scope, reasons)
         if compiled is not None:
@@ -133,7 +143,9 @@ def _scope(plan: Plan, cell: CellModel, reasons: Reasons) -> _Scope:
     for index, step in enumerate(plan.steps):
         if step.id in owners:
             reasons.add(f"steps[{index}].id", f"`{step.id}` is already {owners[step.id]}")
-    scope = _Scope(constants=dict(plan.parameters), later={step.id for step in plan.steps})
+    constants = dict(plan.parameters)
+    scope = _Scope(constants, {name: _kind(value) for name, value in constants.items()})
+    scope.later = {step.id for step in plan.steps}
     for name, device in cell.devices.items():
         scope.kinds.update({f"{name}.{reading}": kind for reading, kind in device.readings.items()})
     return scope
@@ -153,19 +165,23 @@ def _compile(step: Step, path: str, cell: CellModel, scope: _Scope, reasons: Rea
             f"{path}.operation", f"{step.device} ({device.driver}) has no operation `{step.operation}`{near}"
         )
         return None
-    before = len(reasons.found) + reasons.more
+    before = len(reasons.found)
     args = _arguments(step, path, operation, scope, reasons)
     _check_things(args, device.kinds[step.operation], path, cell, reasons)
     if step.record and operation.result is None:
         reasons.add(f"{path}.record", f"{step.operation} gives no readings, so there is nothing to record")
-    if len(reasons.found) + reasons.more != before:
+    if len(reasons.found) != before or reasons.more:
         return None
     return CompiledStep(step, operation, args)
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean `{near[0]}`?" if near else f"; there is {', '.join(known) or 'none'}"
+    """Looks at a bounded part of what there is: a large plan may be wrong in very many places."""
+    near = difflib.get_close_matches(name[:NAME_LENGTH], islice(known, MANY), n=1)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    listed = ", ".join(islice(known, FEW)) or "none"
+    return f"; there is {listed}" + (f" and {len(known) - FEW} more" if len(known) > FEW else "")
 
 
 def _arguments(
@@ -204,14 +220,14 @@ def _argument(value: Any, path: str, scope: _Scope, wanted: str | None, reasons:
     try:
         parsed = expression.parse(value["$"])
         names = parsed.names()
-        unknown = sorted(name for name in names if name not in scope.constants and name not in scope.kinds)
+        unknown = sorted(name for name in names if name not in scope.kinds)
         for name in unknown:
             reasons.add(path, _unknown_name(name, scope))
         if unknown:
             return None
-        if names <= set(scope.constants):
+        if names <= scope.constants.keys():
             return Argument(value=parsed.evaluate(scope.constants.__getitem__))
-        kind = parsed.kind(_known_kinds(scope))
+        kind = parsed.kind(scope.kinds)
     except ExpressionError as error:
         reasons.add(path, f"{error}")
         return None
@@ -221,19 +237,15 @@ def _argument(value: Any, path: str, scope: _Scope, wanted: str | None, reasons:
     return Argument(expression=parsed)
 
 
-def _known_kinds(scope: _Scope) -> dict[str, str]:
-    constants = {
-        name: "boolean" if isinstance(v, bool) else "string" if isinstance(v, str) else "number"
-        for name, v in scope.constants.items()
-    }
-    return constants | {name: kind for name, kind in scope.kinds.items() if kind is not None}
+def _kind(value: Any) -> str:
+    return "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
 
 
 def _unknown_name(name: str, scope: _Scope) -> str:
     owner = name.partition(".")[0]
     if owner in scope.later:
         return f"`{name}` is a result of step `{owner}`, which has not run by then"
-    near = _nearest(name, scope.constants | scope.kinds)
+    near = _nearest(name, scope.kinds)
     return f"`{name}` is no parameter, no earlier step's result and no live reading{near}"
 
 

@@ -9,7 +9,6 @@ Bounded in length, nesting and number of parts, so that every expression ends at
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ class Expression:
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?|\.\d+(?:[eE][+-]?\d{1,3})?)"
+    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?)"
     r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?)"
     r"|(?P<string>'[^'\\]*'|\"[^\"\\]*\")"
     r"|(?P<op><=|>=|==|!=|//|[-+*/%<>(),]))"
@@ -268,17 +267,15 @@ def _walk(part: Part) -> Iterator[Part]:
 
 
 def _bounded(number: float | int, position: int) -> float | int:
-    if isinstance(number, int) and abs(number) > 2**53:
-        number = float(number)
-    if isinstance(number, float) and not abs(number) <= MAX_NUMBER:
+    if not abs(number) <= MAX_NUMBER:
         raise ExpressionError("the number is not finite", position)
-    return number
+    return float(number) if isinstance(number, int) and abs(number) > 2**53 else number
 
 
 def _number(value: Any, part: Part) -> float | int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ExpressionError(f"{_said(value)} stands where a number is needed", part.position)
-    return value
+    return _bounded(value, part.position)
 
 
 def _boolean(value: Any, part: Part) -> bool:
@@ -371,9 +368,7 @@ def _call(part: Part, values: list[Value]) -> Value:
     digits = numbers[1] if len(numbers) > 1 else 0
     if not (isinstance(digits, int) and -12 <= digits <= 12):
         raise ExpressionError("`round` takes a whole number of digits from -12 to 12", part.position)
-    if math.isinf(numbers[0]) or math.isnan(numbers[0]):
-        raise ExpressionError("the number is not finite", part.position)
-    return round(numbers[0], digits) if len(numbers) > 1 else round(numbers[0])
+    return _bounded(round(numbers[0], digits) if len(numbers) > 1 else round(numbers[0]), part.position)
 
 
 def _kind(part: Part, kinds: Mapping[str, str]) -> str | None:
@@ -395,15 +390,23 @@ def _kind(part: Part, kinds: Mapping[str, str]) -> str | None:
     if part.kind in ("==", "!="):
         return "boolean"
     if part.kind in _COMPARISONS:
-        if {kind for kind, _ in inner} != {"string"}:
-            _need("number", [(kind, child) for kind, child in inner])
+        if not {kind for kind, _ in inner} <= {"string", None}:
+            _need("number", inner)
         return "boolean"
     if part.kind == "call":
-        if part.value != "len":
-            _need("number", [(None if kind == "list" else kind, child) for kind, child in inner])
+        _need_arguments(part, inner)
         return "number"
     _need("number", inner)
     return "number"
+
+
+def _need_arguments(part: Part, inner: list[tuple[str | None, Part]]) -> None:
+    if part.value == "len":
+        for kind, child in inner:
+            if kind not in ("string", "list", None):
+                raise ExpressionError(f"`len` takes a text or a list, not a {kind}", child.position)
+    elif not (part.value in ("min", "max") and [kind for kind, _ in inner] == ["list"]):
+        _need("number", inner)
 
 
 def _need(wanted: str, inner: list[tuple[str | None, Part]]) -> None:

@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivers.api import Draws, Empties, FixedWell, Looks, Operation, OverPosition, Places, Puts
+from drivers.api import Draws, Empties, FixedWell, Looks, Operation, Outlet, OverPosition, Places, Puts
 from edge.plan.cellmodel import CellModel, DeviceModel
 from edge.plan.labware import column_row, well_name
 
@@ -82,7 +82,7 @@ class Bookkeeper:
                 case Empties():
                     found += self._cannot_empty(model, touch, args)
                 case Places():
-                    found += self._cannot_place(touch, args)
+                    found += self._cannot_place(model, touch, args)
                 case Looks():
                     found += self._cannot_look(model, touch, args)
         return found
@@ -119,14 +119,14 @@ class Bookkeeper:
 
     def ends(self, device: DeviceModel) -> list[str]:
         """Wells the device's outlets end in now."""
-        wells = []
-        for outlet in device.outlets:
-            match outlet:
-                case FixedWell(well=well):
-                    wells.append(well)
-                case OverPosition(position=position):
-                    wells += [under] if (under := self.well_under(position)) else []
-        return wells
+        return [well for outlet in device.outlets if (well := self._end(outlet)) is not None]
+
+    def _end(self, outlet: Outlet) -> str | None:
+        match outlet:
+            case FixedWell(well=well):
+                return well
+            case OverPosition(position=position):
+                return self.well_under(position)
 
     def _cannot_reach(self, device: DeviceModel, argument: str, well: str) -> list[tuple[str, str]]:
         ends = self.ends(device)
@@ -165,31 +165,43 @@ class Bookkeeper:
             found.append(
                 (touch.volume_ul, f"{device.name} holds {held:g} µl, {volume:g} µl are to be dispensed")
             )
-        after = self.inventory.volume_ul(well) + volume
-        capacity = self.cell.capacity_ul(well)
-        if after > capacity * (1 + 1e-9):
-            found.append(
-                (touch.volume_ul, f"{well} would overflow: {after:g} µl in a well of {capacity:g} µl")
-            )
-        return found
+        return found + self._overflows(touch.volume_ul, well, volume)
 
     def _cannot_empty(
         self, device: DeviceModel, touch: Empties, args: dict[str, Any]
     ) -> list[tuple[str, str]]:
         held = sum(self.inventory.vessels.get(device.name, {}).values())
-        if held <= TOLERANCE * device.vessel_ul or args[touch.allowed]:
+        if held <= TOLERANCE * device.vessel_ul:
             return []
-        mend = f"dispense it first or set {touch.allowed}: true"
-        return [(touch.allowed, f"{device.name} still holds {held:g} µl, which this would push out; {mend}")]
+        if not args[touch.allowed]:
+            mend = f"dispense it first or set {touch.allowed}: true"
+            return [
+                (touch.allowed, f"{device.name} still holds {held:g} µl, which this would push out; {mend}")
+            ]
+        well = self._end(device.outlets[-1]) if device.outlets else None
+        return self._overflows(touch.allowed, well, held) if well is not None else []
 
-    def _cannot_place(self, touch: Places, args: dict[str, Any]) -> list[tuple[str, str]]:
+    def _overflows(self, argument: str, well: str, volume_ul: float) -> list[tuple[str, str]]:
+        after = self.inventory.volume_ul(well) + volume_ul
+        capacity = self.cell.capacity_ul(well)
+        if after <= capacity * (1 + 1e-9):
+            return []
+        return [(argument, f"{well} would overflow: {after:g} µl in a well of {capacity:g} µl")]
+
+    def _cannot_place(
+        self, device: DeviceModel, touch: Places, args: dict[str, Any]
+    ) -> list[tuple[str, str]]:
         labware, to, well = args[touch.labware], args[touch.to], args[touch.well]
+        if labware not in self.cell.labware:
+            return [(touch.labware, f"there is no labware {labware}")]
         found = []
         if self.inventory.places.get(labware) is None:
             found.append((touch.labware, f"it is not known where {labware} stands, so no arm can fetch it"))
         nest = self.cell.nest_of(to)
         if not self.cell.has_frame(nest):
             found.append((touch.to, f"position {to} has no taught frame, so no arm can reach it"))
+        if device.reaches is not None and not {to, nest} & set(device.reaches):
+            found.append((touch.to, f"{device.name} does not reach position {to}"))
         if (other := self.inventory.labware_at(nest)) not in (None, labware):
             found.append((touch.to, f"position {to} is occupied by {other}"))
         if well is not None and column_row(self.cell.labware[labware].type, well) is None:
@@ -214,8 +226,9 @@ class Bookkeeper:
         return Standing(self.cell.nest_of(to), column - nozzle_column, row - nozzle_row)
 
     def _empty(self, device: DeviceModel, vessel: Liquid) -> None:
-        ends = self.ends(device)
-        target = self.inventory.wells.setdefault(ends[-1], {}) if ends else {}
+        """Through the last outlet; what leaves it with nothing under it is spilled, and gone."""
+        well = self._end(device.outlets[-1]) if device.outlets else None
+        target = self.inventory.wells.setdefault(well, {}) if well is not None else {}
         _pour(vessel, target, sum(vessel.values()))
 
 
@@ -224,7 +237,7 @@ def _pour(source: Liquid, target: Liquid, volume_ul: float) -> None:
     total = sum(source.values())
     if total <= 0:
         return
-    share = min(1.0, volume_ul / total)
+    share = max(0.0, min(1.0, volume_ul / total))
     for name in list(source):
         moved = source[name] * share
         source[name] -= moved

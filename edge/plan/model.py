@@ -18,9 +18,13 @@ MAX_STEPS = 100_000
 MAX_DEPTH = 64
 MAX_REASONS = 1_000
 """A plan with more mistakes is rejected with the first thousand and a line that says so."""
+MAX_SAID = 600
+"""Characters of a reason's path or sentence: they may quote the plan, but not all of it."""
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+RESERVED = frozenset({"phases"})
+"""Ids that no step can have: each recorded step is a stream of the run, and this one is ours."""
 
 Then = Literal["hold", "stop", "abort", "skip", "continue"]
 
@@ -96,18 +100,23 @@ class Reasons:
 
     def __init__(self) -> None:
         self.found: list[Reason] = []
-        self.more = 0
+        self.more = False
+        """Whether some were left out; looking for still more is of no use then."""
 
     def add(self, path: str, message: str) -> None:
         if len(self.found) < MAX_REASONS:
-            self.found.append(Reason(path, message))
+            self.found.append(Reason(_short(path), _short(message)))
         else:
-            self.more += 1
+            self.more = True
 
     def all(self) -> list[Reason]:
         if self.more:
-            return [*self.found, Reason("", f"and {self.more} more mistakes like these")]
+            return [*self.found, Reason("", "there are more mistakes like these; mend these first")]
         return self.found
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 20]} … {text[-16:]}"
 
 
 def parse(payload: bytes) -> tuple[Plan, list[Reason]]:
@@ -194,6 +203,19 @@ def _check_header(fields: dict[str, Any], reasons: Reasons) -> None:
             reasons.add(f"parameters.{name}", "a parameter's name must match [a-z][a-z0-9_]*")
         if not isinstance(value, (int, float, str, bool)):
             reasons.add(f"parameters.{name}", "a parameter is a number, a string or a boolean")
+    _check_keys(fields.get("metadata", {}), "metadata", reasons)
+
+
+def _check_keys(value: Any, path: str, reasons: Reasons) -> None:
+    """The event model's start document takes no other keys."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_keys(item, f"{path}[{index}]", reasons)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not key or "." in key or "/" in key:
+                reasons.add(f"{path}.{key}", "a key of metadata must not be empty nor hold . or /")
+            _check_keys(item, f"{path}.{key}", reasons)
 
 
 def _steps(raw: Any, reasons: Reasons) -> tuple[Step, ...]:
@@ -250,6 +272,8 @@ def _step(item: Any, path: str, reasons: Reasons) -> Step | None:
 def _check_step(fields: dict[str, Any], path: str, reasons: Reasons) -> None:
     if "id" in fields and not NAME.match(fields["id"]):
         reasons.add(f"{path}.id", "a step's id must match [a-z][a-z0-9_]* and have at most 64 characters")
+    elif fields.get("id") in RESERVED:
+        reasons.add(f"{path}.id", f"`{fields['id']}` is the stream of every run's steps; choose another id")
     timeout = fields.get("timeout_s")
     if timeout is not None and not 0 < timeout <= 86_400:
         reasons.add(f"{path}.timeout_s", "timeout_s must be above 0 and at most 86400 seconds")
