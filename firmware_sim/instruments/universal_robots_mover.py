@@ -77,6 +77,7 @@ class Mover:
         self._speed_mm_s = 1
         self._start_of_job = arm.tcp
         self._until_cycle_s = _NEVER
+        self._seen_unasked = False
         self._heartbeat_s = 0.0
         self._edge_silent_s = 0.0
         self._edge_heard = 0
@@ -85,8 +86,9 @@ class Mover:
 
     def start(self) -> None:
         """The program has been loaded and played: nothing accepted, nothing done, and known only by its
-        version."""
+        version. A request that stands already is of the past."""
         self._clear()
+        self._seen_unasked = self._registers[REQUEST] != 1
         self._registers[VERSION] = 1
         self._registers[HOLDING] = int(self._arm.holding is not None)
         self._until_cycle_s = CYCLE_S
@@ -139,9 +141,10 @@ class Mover:
             self._edge_silent_s = 0.0
         if registers[REQUEST] != 1:
             registers[ACCEPTED] = 0
+            self._seen_unasked = True
             return
         wanted = registers[JOB_ID : JOB_ID + 2]
-        if registers[ACCEPTED] or wanted == [0, 0]:
+        if registers[ACCEPTED] or wanted == [0, 0] or not self._seen_unasked:
             return
         if wanted == registers[ACCEPTED_ID : ACCEPTED_ID + 2]:
             registers[ACCEPTED] = 1

@@ -56,6 +56,21 @@ def test_a_repeated_request_runs_once() -> None:
     assert cell.whats().count("pick") == 1
 
 
+def test_a_request_older_than_the_program_is_not_taken() -> None:
+    cell = Cell()
+    cell.say("stop")
+    cell.ask(MOVE, 7)
+    cell.say("play")
+    cell.run(20.0)
+    assert cell.get(162, 2) == [0, 0]
+    assert "pick" not in cell.whats()
+    cell.put(128, 0)
+    cell.run(1.0)
+    cell.put(128, 1)
+    cell.run(60.0)
+    assert cell.whats().count("pick") == 1
+
+
 def test_a_new_job_waits_until_the_arm_is_free() -> None:
     cell = Cell()
     cell.ask(MOVE, 1)
