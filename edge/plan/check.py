@@ -83,7 +83,7 @@ def check(
     for index, step in enumerate(plan.steps):
         if reasons.more:
             break
-        path = f"steps[{index}]"
+        path = plan.path(index)
         compiled = _compile(step, path, cell, scope, reasons)
         if compiled is not None:
             steps.append(compiled)
@@ -142,7 +142,7 @@ def _scope(plan: Plan, cell: CellModel, reasons: Reasons) -> _Scope:
         owners.setdefault(name, "a parameter")
     for index, step in enumerate(plan.steps):
         if step.id in owners:
-            reasons.add(f"steps[{index}].id", f"`{step.id}` is already {owners[step.id]}")
+            reasons.add(f"{plan.path(index)}.id", f"`{step.id}` is already {owners[step.id]}")
     constants = dict(plan.parameters)
     scope = _Scope(constants, {name: _kind(value) for name, value in constants.items()})
     scope.later = {step.id for step in plan.steps}

@@ -85,6 +85,12 @@ class Plan(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     parameters: dict[str, Any] = {}
     order: Literal["sequential", "dataflow"] = "sequential"
+    numbers: tuple[int, ...] = ()
+    """Where in the payload's list each of `steps` stands: those with mistakes are left out of `steps`."""
+
+    def path(self, index: int) -> str:
+        """Where the step `steps[index]` stands in the payload, as reasons have it."""
+        return f"steps[{self.numbers[index] if self.numbers else index}]"
 
 
 class Unreadable(Exception):
@@ -132,13 +138,14 @@ def parse(payload: bytes) -> tuple[Plan, list[Reason]]:
         raise Unreadable([Reason("plan_id", "plan_id must be 1 to 64 of the characters A-Z a-z 0-9 _ -")])
     if raw.pop("schema", None) != SCHEMA:
         reasons.add("schema", f'schema must be "{SCHEMA}"; this cell knows no other version')
-    steps = _steps(raw.pop("steps", None), reasons)
+    numbered = _steps(raw.pop("steps", None), reasons)
     for key, what in NOT_BUILT_PLAN_KEYS.items():
         if key in raw:
             raw.pop(key)
             reasons.add(key, f"{what} are not built yet in this version; leave `{key}` out")
-    fields: dict[str, Any] = {"plan_id": plan_id, "steps": steps, "cell": ""}
-    known = {f.name: f.type for f in msgspec.structs.fields(Plan)}
+    fields: dict[str, Any] = {"plan_id": plan_id, "cell": ""}
+    fields["numbers"], fields["steps"] = tuple(numbered), tuple(numbered.values())
+    known = {f.name: f.type for f in msgspec.structs.fields(Plan) if f.name != "numbers"}
     for key, value in raw.items():
         if key in known:
             _take(fields, key, value, known[key], reasons)
@@ -218,17 +225,18 @@ def _check_keys(value: Any, path: str, reasons: Reasons) -> None:
             _check_keys(item, f"{path}.{key}", reasons)
 
 
-def _steps(raw: Any, reasons: Reasons) -> tuple[Step, ...]:
+def _steps(raw: Any, reasons: Reasons) -> dict[int, Step]:
+    """By their number in the list."""
     if not isinstance(raw, list):
         reasons.add("steps", "steps must be a list")
-        return ()
+        return {}
     if len(raw) > MAX_STEPS:
         reasons.add("steps", f"the plan has {len(raw)} steps; the limit is {MAX_STEPS}")
-        return ()
+        return {}
     if not raw:
         reasons.add("steps", "the plan has no steps")
     seen: dict[str, int] = {}
-    steps = []
+    steps = {}
     for index, item in enumerate(raw):
         step = _step(item, f"steps[{index}]", reasons)
         if step is None:
@@ -238,35 +246,49 @@ def _steps(raw: Any, reasons: Reasons) -> tuple[Step, ...]:
                 f"steps[{index}].id", f"step id `{step.id}` is already used by steps[{seen[step.id]}]"
             )
         seen.setdefault(step.id, index)
-        steps.append(step)
-    return tuple(steps)
+        steps[index] = step
+    return steps
 
 
 def _step(item: Any, path: str, reasons: Reasons) -> Step | None:
+    before = len(reasons.found)
+    try:
+        step = msgspec.convert(item, Step)
+    except msgspec.ValidationError as error:
+        _explain(item, path, reasons)
+        if len(reasons.found) == before:
+            reasons.add(path, f"{error}")
+        return None
+    _check_step({"id": step.id, "timeout_s": step.timeout_s, "on_error": step.on_error}, path, reasons)
+    return step if len(reasons.found) == before and not reasons.more else None
+
+
+def _explain(item: Any, path: str, reasons: Reasons) -> None:
+    """Key by key what is wrong with a step, since the conversion as a whole tells one mistake alone."""
     if not isinstance(item, dict):
         reasons.add(path, "a step must be an object")
-        return None
+        return
     blocks = [key for key in item if key in NOT_BUILT_STEP_KEYS]
     for key in blocks:
         reasons.add(f"{path}.{key}", f"{NOT_BUILT_STEP_KEYS[key]} are not built yet in this version")
     if blocks:
-        return None
-    before = len(reasons.found)
+        return
     fields: dict[str, Any] = {}
-    known = {f.name: f for f in msgspec.structs.fields(Step)}
     for key, value in item.items():
-        if key not in known:
-            reasons.add(f"{path}.{key}", f"unknown key `{key}`; a step has {', '.join(known)}")
+        if key not in _STEP_FIELDS:
+            reasons.add(f"{path}.{key}", f"unknown key `{key}`; a step has {', '.join(_STEP_FIELDS)}")
             continue
         try:
-            fields[key] = msgspec.convert(value, known[key].type)
+            fields[key] = msgspec.convert(value, _STEP_FIELDS[key].type)
         except msgspec.ValidationError as error:
             reasons.add(f"{path}.{key}", f"{error}")
-    for key, field in known.items():
+    for key, field in _STEP_FIELDS.items():
         if field.required and key not in item:
             reasons.add(f"{path}.{key}", f"the step has no `{key}`")
     _check_step(fields, path, reasons)
-    return Step(**fields) if len(reasons.found) == before and not reasons.more else None
+
+
+_STEP_FIELDS = {field.name: field for field in msgspec.structs.fields(Step)}
 
 
 def _check_step(fields: dict[str, Any], path: str, reasons: Reasons) -> None:
