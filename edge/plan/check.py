@@ -23,7 +23,7 @@ from edge.plan.inventory import Bookkeeper, Inventory
 from edge.plan.model import Plan, Reason, Reasons, Step
 
 NAME_LENGTH = 64
-MANY = 200
+MANY = 50
 """Names that are looked through for the one that was probably meant."""
 FEW = 20
 """Names that are listed when none is near."""
