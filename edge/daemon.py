@@ -29,6 +29,7 @@ from edge.run.commands import CommandDesk
 from edge.run.controller import Controller
 from edge.run.intake import QUEUE_LIMIT, Intake
 from edge.run.machine import Event, PackML, State
+from edge.run.progress import ActiveRun
 from edge.run.watch import Watch
 from edge.store.database import Database
 from edge.store.journal import Journal
@@ -119,13 +120,23 @@ class Daemon:
             if interrupted is not None:
                 self.controller.bury(interrupted, "Aborted", "the cell was aborted")
         elif interrupted is not None:
-            self.controller.adopt(interrupted)
-            if self.cell.recovery == "stop":
-                self.controller.handle(Event.STOP, "recovery: stop")
-            elif self.cell.recovery == "resume":
-                self.controller.handle(Event.UNHOLD, "recovery: resume")
+            self._take_over(interrupted)
         elif last != State.STOPPED.value:
             self.controller.handle(Event.RESET)
+
+    def _take_over(self, run: ActiveRun) -> None:
+        """As `recovery` says; what was held before stays held, since somebody may have their hands in there."""
+        held = run.stored.state in ("Holding", "Held")
+        if (strange := run.misfit()) and self.cell.recovery != "stop":
+            raise LabedgeError(
+                f"the run {run.plan_id} is unfinished and does not fit the cell file any more: {strange}. Put "
+                "back what it needs, or start once with `recovery: stop` to end it"
+            )
+        self.controller.adopt(run)
+        if self.cell.recovery == "stop" and (strange or not held):
+            self.controller.handle(Event.STOP, "recovery: stop")
+        elif self.cell.recovery == "resume" and not held:
+            self.controller.handle(Event.UNHOLD, "recovery: resume")
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:

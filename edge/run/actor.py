@@ -35,6 +35,10 @@ class NotConnected(Lost):
         super().__init__(message, sent=False)
 
 
+class WrongDevice(NotConnected):
+    """Another device than the cell file wants."""
+
+
 @dataclass
 class _Job:
     work: Callable[[], Awaitable[Any]]
@@ -85,10 +89,12 @@ class Actor:
                 await self._connect()
                 tries = 0
                 await self._serve()
+            except WrongDevice as error:
+                self._down("refused", str(error))
             except DriverError as error:
-                self._down(str(error))
+                self._down("disconnected", str(error))
             except TimeoutError:
-                self._down("it did not answer in time")
+                self._down("disconnected", "it did not answer in time")
             await self.device.close()
             self._refuse_jobs()
             await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
@@ -96,6 +102,8 @@ class Actor:
 
     async def perform(self, work: Callable[[], Awaitable[T]], wait_s: float) -> T:
         """Run `work` alone on the device, waiting at most `wait_s` for it to be connected.
+
+        A device that is not the wanted one is not waited for.
 
         Raises NotConnected if it is not there by then, else whatever `work` raises. Cancelling the caller
         cancels the work.
@@ -118,7 +126,8 @@ class Actor:
 
     async def _connected_by(self, deadline: float) -> None:
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            wait_s = 0.0 if self.state == "refused" else deadline - time.monotonic()
+            async with asyncio.timeout(max(0.0, wait_s)):
                 await self._ready.wait()
         except TimeoutError:
             raise NotConnected(f"{self.name} is not connected: {self.reason}") from None
@@ -129,14 +138,14 @@ class Actor:
             self._current.cancel()
 
     async def _connect(self) -> None:
-        self._set("connecting", self.reason)
+        if self.state != "refused":
+            self._set("connecting", self.reason)
         async with asyncio.timeout(CONNECT_S):
             await self.device.open()
             self.identity = await self.device.identify()
         wanted = self.device.options.identity
         if wanted is not None and not matches(wanted, self.identity):
-            self._set("refused", f"{self.name} is {self.identity}, but the cell file wants {wanted}")
-            raise NotConnected(self.reason)
+            raise WrongDevice(f"{self.name} is {self.identity}, but the cell file wants {wanted}")
         if not self.quiet:
             await self._read()
         if not self._was_up:
@@ -193,12 +202,12 @@ class Actor:
         self.sample = Sample(msgspec.structs.asdict(readings), time.monotonic(), time.time())
         self._on_sample(self)
 
-    def _down(self, reason: str) -> None:
+    def _down(self, state: ActorState, reason: str) -> None:
         self._ready.clear()
         if self._was_up:
             log.warning("%s is gone: %s", self.name, reason)
         self._was_up = False
-        self._set("refused" if self.state == "refused" else "disconnected", reason)
+        self._set(state, reason)
 
     def _refuse_jobs(self) -> None:
         while not self._jobs.empty():

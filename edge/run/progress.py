@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from drivers.api import Intent
+from drivers.api import Intent, Outcome
 from edge.link.documents import RunDocuments
 from edge.link.messages import RunState, StepCounts, StepState, WaitingFor
 from edge.plan.cellmodel import CellModel
 from edge.plan.check import CompiledPlan, estimate_s
-from edge.store.journal import IntentRecord, OutcomeRecord, Record, StepRecord, StoredRun
+from edge.store.journal import (
+    IntentRecord,
+    OutcomeRecord,
+    Record,
+    ResolutionRecord,
+    StepRecord,
+    StoredRun,
+)
 
 TERMINAL = frozenset({"finished", "failed", "skipped", "cancelled"})
 
@@ -28,6 +35,8 @@ class StepProgress:
     started_at: float = 0.0
     open_intent: Intent | None = None
     """An attempt whose outcome nobody knows: it is settled before anything else reaches the device."""
+    known: Outcome | None = None
+    """How the last attempt ended, if a restart came before the run had made anything of it."""
 
 
 @dataclass
@@ -59,26 +68,50 @@ class ActiveRun:
     def plan_id(self) -> str:
         return self.stored.plan_id
 
+    def misfit(self) -> str:
+        """Why the cell cannot do what is left of the plan: an empty text, or its first step that is unknown."""
+        for step in self.plan.plan.steps:
+            if step.id not in self.steps:
+                return f"step {step.id} ({step.device}.{step.operation}) cannot be done as it was accepted"
+        return ""
+
     def restore(self, records: list[Record]) -> None:
-        """Replay the journal: finished steps stay finished, an intent without an outcome is in doubt."""
+        """Replay the journal: finished steps stay finished, an intent without an outcome is in doubt.
+
+        What an attempt came to is kept until the run has made something of it: neither a movement that was
+        made nor one that went wrong is repeated without being asked for, and a person's answer still counts.
+        """
         for record in records:
             match record:
                 case IntentRecord(intent=intent) if intent.execution in self.steps:
                     step = self.steps[intent.execution]
                     step.open_intent, step.args, step.state = intent, intent.args, "in_doubt"
                     step.attempts += 1
+                    self._begun_again(intent.execution)
                 case OutcomeRecord(execution=execution, outcome=outcome) if execution in self.steps:
+                    step = self.steps[execution]
                     if outcome.kind != "unknown":
-                        self.steps[execution].open_intent = None
-                        self.steps[execution].state = "waiting"
+                        step.open_intent, step.state = None, "waiting"
+                        step.known = outcome if outcome.kind != "not_executed" else None
+                case ResolutionRecord(execution=execution, answer=answer) if execution in self.steps:
+                    step = self.steps[execution]
+                    kind: Literal["in_doubt", "failed"] = "in_doubt" if step.open_intent else "failed"
+                    self.waiting, self.resolution = WaitingFor(execution, kind, step.reason), answer
                 case StepRecord(execution=execution) if execution in self.steps:
                     step = self.steps[execution]
                     step.state = record.state  # type: ignore[assignment]  # written by us as a StepState
                     step.result, step.reason = record.result, record.reason
                     if record.state in TERMINAL:
                         step.open_intent = None
+                        self._begun_again(execution)
                 case _:
                     pass
+
+    def _begun_again(self, execution: str) -> None:
+        """A new attempt, or the end of the step: what was known and answered before is past."""
+        self.steps[execution].known = None
+        if self.waiting is not None and self.waiting.step == execution:
+            self.waiting = self.resolution = None
 
     def counts(self) -> StepCounts:
         states = [step.state for step in self.steps.values()]

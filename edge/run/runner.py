@@ -94,11 +94,16 @@ class Runner:
         retries = 0
         step.started_at = step.started_at or time.time()
         while True:
+            if (asked := self._answered(compiled)) is not None:  # before a restart
+                if self._obey(compiled, step, await self._ask_person(compiled, step, asked.kind, asked.text)):
+                    return
+                step.known = None
             outcome = await self._outcome(compiled, step)
             if outcome.kind == "unknown":
-                outcome = await self._ask_person(compiled, step, "in_doubt", outcome.reason)
-                if outcome.kind == "not_executed":
-                    continue
+                answer = await self._ask_person(compiled, step, "in_doubt", outcome.reason)
+                if self._obey(compiled, step, answer):
+                    return
+                continue
             if outcome.kind == "finished":
                 self._finish(compiled, step, outcome)
                 return
@@ -110,17 +115,32 @@ class Runner:
             if on_error.then != "hold":
                 self._give_up(compiled, step, outcome)
                 return
-            answer = await self._held(compiled, step, outcome)
-            if answer.kind == "finished":
-                self._finish(compiled, step, answer)
-                return
-            if answer.kind == "failed":
-                self._end(compiled, step, "failed", answer.reason)
+            if self._obey(compiled, step, await self._held(compiled, step, outcome)):
                 return
             retries = 0
 
+    def _answered(self, compiled: CompiledStep) -> WaitingFor | None:
+        """What was asked about this step, if a person has answered and nothing has been made of it yet."""
+        asked = self.run.waiting
+        if asked is None or asked.step != compiled.execution or self.run.resolution is None:
+            return None
+        return asked
+
+    def _obey(self, compiled: CompiledStep, step: StepProgress, answer: Outcome) -> bool:
+        """Make of a step what a person has said of it; False: it is to be done again."""
+        if answer.kind == "finished":
+            self._finish(compiled, step, answer)
+        elif answer.kind == "failed" and compiled.step.on_error.then == "hold":
+            self._end(compiled, step, "failed", answer.reason)
+        elif answer.kind == "failed":
+            self._give_up(compiled, step, answer)
+        return answer.kind in ("finished", "failed")
+
     async def _outcome(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
         """Settle what is open, or try once (more often if that is harmless)."""
+        if step.known is not None:
+            outcome, step.known = step.known, None
+            return outcome
         if step.open_intent is not None:
             outcome = await self._settle(compiled, step)
             if outcome.kind != "not_executed":
@@ -277,7 +297,9 @@ class Runner:
         """
         for compiled in self.run.plan.steps:
             step = self.run.steps[compiled.execution]
-            if step.state in ("running", "in_doubt"):
+            if self._failed(compiled):
+                self._end(compiled, step, "failed", step.reason)
+            elif step.state in ("running", "in_doubt"):
                 self._book(compiled, step, {})
                 self._end(
                     compiled, step, "in_doubt", step.reason or "the run ended while this step was under way"
@@ -285,6 +307,11 @@ class Runner:
                 self.cell.actors[compiled.step.device].quiet = False
             elif step.state == "waiting":
                 step.state = "cancelled"
+
+    def _failed(self, compiled: CompiledStep) -> bool:
+        """Whether a person was being asked what to do about this step's failure."""
+        asked = self.run.waiting
+        return asked is not None and asked.step == compiled.execution and asked.kind == "failed"
 
     def _book(self, compiled: CompiledStep, step: StepProgress, result: dict[str, Any]) -> None:
         if compiled.operation.touches and step.args is not None:
