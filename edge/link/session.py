@@ -178,14 +178,22 @@ class Session(Listener):
             await self._up.wait()
             try:
                 await self.outbox.send_forever(self._publish)
-            except BadRequest as error:
-                log.error("the broker refuses a message: %s", error)
+            except (BadRequest, StoreError) as error:
+                log.error("nothing can be sent: %s", error)
                 await asyncio.sleep(RESEND_S)
             except WireError:
                 await asyncio.sleep(RESEND_S if self._up.is_set() else 0)
 
     async def _publish(self, message: OutboxMessage) -> None:
-        await self._data.publish(message.topic, message.payload, qos=1, correlation_data=message.correlation)
+        try:
+            await self._data.publish(
+                message.topic, message.payload, qos=1, correlation_data=message.correlation
+            )
+        except BadRequest as error:
+            if message.topic.startswith(f"{self.topics.base}/"):
+                raise
+            # whoever asked chose this topic: it must not keep everything behind it from leaving
+            log.warning("a reply is dropped: %s", error)
 
     def tell(self, topic: str) -> None:
         """Something retained is another one; sent as soon as the link allows."""

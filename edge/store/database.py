@@ -58,7 +58,6 @@ class Database:
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
-        self._failure: StoreError | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
@@ -74,11 +73,13 @@ class Database:
             )
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._unlock()
             raise StoreError(
                 f"another labedge daemon already uses {self.path.parent}; "
                 "stop it or give this cell its own state_dir"
             ) from None
         except OSError as error:
+            self._unlock()
             raise StoreError(
                 f"cannot use the state directory {self.path.parent}: {error.strerror}"
             ) from error
@@ -86,13 +87,23 @@ class Database:
             self._reader = self._connect()
             self._check()
             self._reader.executescript(SCHEMA)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            self._unlock()
             raise StoreError(
                 f"the journal {self.path} cannot be read ({error}); "
                 "move it away only if no run was unfinished"
             ) from error
+        except StoreError:
+            self._reader.close()
+            self._unlock()
+            raise
         self._thread = threading.Thread(target=self._write_forever, name="journal", daemon=True)
         self._thread.start()
+
+    def _unlock(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
     def _connect(self) -> sqlite3.Connection:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -113,7 +124,10 @@ class Database:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Everything put inside is committed as one, or not at all."""
+        """Everything put inside is committed as one, or not at all, whatever becomes of the process.
+
+        An exception inside passes on, and what was put before it is committed: it has been said already.
+        """
         if self._staged is not None:
             yield
             return
@@ -144,9 +158,13 @@ class Database:
         self._wake.set()
 
     async def durable(self) -> None:
-        """Return once everything put so far survives a power cut. Raises StoreError if it never will."""
-        if self._failure is not None:
-            raise self._failure
+        """Return once everything put so far survives a power cut.
+
+        Raises StoreError if it could not be written. It is kept and tried again with what follows it, so
+        that the file never has a hole.
+        """
+        if self._closing:
+            raise StoreError(f"the journal {self.path} is closed")
         waiter = self._loop.create_future()
         with self._mutex:
             self._waiters.append(waiter)
@@ -154,18 +172,23 @@ class Database:
         await waiter
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Read what is committed. For small results; long ones are paged by the caller."""
-        return self._reader.execute(sql, values).fetchall()
+        """Read what is committed. For small results; long ones are paged by the caller. Raises StoreError."""
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except (sqlite3.Error, OverflowError) as error:
+            raise StoreError(f"the journal {self.path} cannot be read ({error})") from error
 
     async def close(self) -> None:
         """Commit what is queued, stop the writer, give the file back."""
+        if self._closing:
+            return
         with contextlib.suppress(StoreError):
             await self.durable()
         self._closing = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join, 5)
         self._reader.close()
-        os.close(self._lock_fd)
+        self._unlock()
 
     def _write_forever(self) -> None:
         writer = self._connect()
@@ -176,9 +199,12 @@ class Database:
                 work, self._queue = self._queue, []
                 waiters, self._waiters = self._waiters, []
             failure = self._commit(writer, work) if work else None
+            if failure is not None:
+                with self._mutex:
+                    self._queue[:0] = work
             if waiters:
                 self._loop.call_soon_threadsafe(_release, waiters, failure)
-            if self._closing and not self._queue:
+            if self._closing and (failure is not None or not self._queue):
                 writer.close()
                 return
 
@@ -188,13 +214,12 @@ class Database:
             for sql, values in work:
                 writer.execute(sql, values)
             writer.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             with contextlib.suppress(sqlite3.Error):
                 writer.execute("ROLLBACK")
-            self._failure = StoreError(
+            return StoreError(
                 f"the journal {self.path} cannot be written ({error}); make room or mend the disk"
             )
-            return self._failure
         return None
 
 

@@ -123,4 +123,4 @@ class Outbox:
             MEMORY,
         )
         self._ready.extend(Message(*row) for row in rows)
-        self._spilled = bool(rows) and self._ready[-1].n < self._n
+        self._spilled = (self._ready[-1].n if self._ready else self._sent) < self._n

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -270,6 +271,15 @@ def gives(result: msgspec.Struct) -> Answer:
         return result
 
     return answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until the condition is true."""
+    async with asyncio.timeout(10):
+        for _ in count():
+            if condition():
+                return
+            await asyncio.sleep(0.001)
 
 
 FRAME = ((300.0, 100.0, 50.0), (399.0, 100.0, 50.0), (300.0, 163.0, 50.0))
