@@ -15,27 +15,30 @@ import msgspec
 from edge.errors import LabedgeError
 
 INTERRUPTED = 130
-WELLS = 8
-MOST_PLANS = 12
-"""A 96-well plate has room for that many."""
+PLATE_WELLS = 96
+LEAST_WELLS = 3
+"""A blank, a replicate and a new recipe."""
 
 
 @click.command(epilog="Example: labedge demo --plans 3 --seed 5")
+@click.option("--plans", type=click.IntRange(1), default=6, show_default=True, help="How many plans.")
 @click.option(
-    "--plans", type=click.IntRange(1, MOST_PLANS), default=6, show_default=True, help="Plans of 8 wells each."
+    "--wells", type=click.IntRange(LEAST_WELLS), default=8, show_default=True, help="Wells in each plan."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Picks the hidden colour.")
 @click.option("--keep", is_flag=True, help="Leave broker, bench and daemon running at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the final report, as JSON.")
-def demo(plans: int, seed: int, keep: bool, as_json: bool) -> None:
+def demo(plans: int, wells: int, seed: int, keep: bool, as_json: bool) -> None:
     """Match a hidden colour, with nothing but this machine.
 
     Starts an MQTT broker, a simulated bench, the daemon and a planner, each its own process. The planner
     pushes plans over MQTT and designs each from the results of those before. Ends by itself.
     """
+    if plans * wells > PLATE_WELLS:
+        raise click.UsageError(f"{plans} plans of {wells} wells do not fit on a plate of {PLATE_WELLS}.")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    sys.exit(asyncio.run(_Show(plans, seed, keep, as_json).run()))
+    sys.exit(asyncio.run(_Show((plans, wells, seed), keep, as_json).run()))
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -46,9 +49,9 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 class _Show:
     """One demo, from its start to its report."""
 
-    def __init__(self, plans: int, seed: int, keep: bool, as_json: bool) -> None:
-        self.plans = plans
-        self.seed = seed
+    def __init__(self, budget: tuple[int, int, int], keep: bool, as_json: bool) -> None:
+        """`budget`: plans, wells in each, seed."""
+        self.plans, self.wells, self.seed = budget
         self.keep = keep
         self.as_json = as_json
         self._interrupted = False
@@ -70,6 +73,7 @@ class _Show:
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
         await asyncio.wait([task])
         if self._interrupted:
+            self._say(f"Interrupted; everything is ended, and what there is lies in {demo.folder}")
             return INTERRUPTED
         return task.result()
 
@@ -77,7 +81,7 @@ class _Show:
         from edge.demo import report
         from edge.demo.planner import Told
 
-        hidden, arguments = _task(self.plans, self.seed)
+        hidden, arguments = _task(self.plans, self.wells, self.seed)
         self._say(f"Starting broker, bench and daemon in {demo.folder}")
         last = None
         async with demo.running() as where:
@@ -102,14 +106,18 @@ class _Show:
     def _watching(self, report: Any) -> Any:
         if self.as_json:
             return report.lines(lambda text: None, self.plans)
-        return report.live(self.plans, WELLS) if sys.stdout.isatty() else report.lines(click.echo, self.plans)
+        return (
+            report.live(self.plans, self.wells)
+            if sys.stdout.isatty()
+            else report.lines(click.echo, self.plans)
+        )
 
     def _say(self, text: str) -> None:
         if not self.as_json:
             click.echo(text)
 
 
-def _task(plans: int, seed: int) -> tuple[dict[str, int], list[str]]:
+def _task(plans: int, wells: int, seed: int) -> tuple[dict[str, int], list[str]]:
     """The hidden recipe, and what the planner is told: the colour alone."""
     from edge.demo.colour import Mixtures
     from edge.demo.supervise import packaged
@@ -124,7 +132,7 @@ def _task(plans: int, seed: int) -> tuple[dict[str, int], list[str]]:
         "demo",
         f"--target={target}",
         f"--plans={plans}",
-        f"--wells={WELLS}",
+        f"--wells={wells}",
         f"--seed={seed}",
     ]
     volumes = {name: getattr(recipe, name) for name in ("red_ul", "yellow_ul", "blue_ul", "water_ul")}
