@@ -125,12 +125,12 @@ class Daemon:
             self.controller.handle(Event.RESET)
 
     def _take_over(self, run: ActiveRun) -> None:
-        """As `recovery` says; what was held before stays held, since somebody may have their hands in there."""
+        """As `recovery` says; what was held stays held, since somebody may have their hands in there."""
         held = run.stored.state in ("Holding", "Held")
         if (strange := run.misfit()) and self.cell.recovery != "stop":
             raise LabedgeError(
-                f"the run {run.plan_id} is unfinished and does not fit the cell file any more: {strange}. Put "
-                "back what it needs, or start once with `recovery: stop` to end it"
+                f"the run {run.plan_id} is unfinished and does not fit the cell file any more: {strange}. "
+                "Put back what it needs, or start once with `recovery: stop` to end it"
             )
         self.controller.adopt(run)
         if self.cell.recovery == "stop" and (strange or not held):

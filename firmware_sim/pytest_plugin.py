@@ -90,7 +90,8 @@ class SimulatedBench(RunningBench):
         self._ask({"do": "fault", "fault": {"instrument": instrument, "kind": kind, **keys}})
 
     def lines(self, kind: str | None = None, instrument: str | None = None) -> list[dict[str, Any]]:
-        found = (json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines())
+        written = self._log.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = (json.loads(line) for line in written if line.endswith("\n"))
         return [
             line
             for line in found

@@ -29,6 +29,7 @@ from edge.store.journal import Journal, ResolutionRecord
 log = logging.getLogger(__name__)
 
 PREPARE_S = 30.0
+CONNECT_WAIT_S = 5.0
 CONFIRM_WAIT_S = 1.0
 """How long an abort waits for a device that is away; its stop bytes have been sent long before."""
 
@@ -217,7 +218,7 @@ class Controller:
             return
         try:
             async with asyncio.timeout(PREPARE_S):
-                await actor.perform(actor.device.prepare, wait_s=5.0)
+                await actor.perform(actor.device.prepare, wait_s=CONNECT_WAIT_S)
         except (DriverError, TimeoutError) as error:
             log.warning("%s is not prepared: %s", actor.name, error)
 
@@ -280,9 +281,12 @@ class Controller:
         return Event.DONE
 
     async def _stopping(self) -> Event:
-        """The running step ends, nothing new begins."""
+        """The running step ends, nothing new begins. What an earlier session left moving is stopped."""
         if self._task is not None:
             await asyncio.wait([self._task])
+        if self._restarted:
+            await self._confirm_all(halt=True)
+            self._restarted = False
         self._finalise_active("Stopped", self.reason)
         await self._flush()
         return Event.DONE
@@ -302,12 +306,19 @@ class Controller:
         except StoreError as error:
             self.alarms.raise_("journal", "critical", "journal", str(error))
 
-    async def _confirm_all(self) -> None:
-        await asyncio.gather(*(self._confirm(actor) for actor in self.actors.values()))
+    async def _confirm_all(self, *, halt: bool = False) -> None:
+        await asyncio.gather(*(self._confirm(actor, halt) for actor in self.actors.values()))
 
-    async def _confirm(self, actor: Actor) -> None:
+    async def _confirm(self, actor: Actor, halt: bool) -> None:
+        """`halt`: nobody has told the device yet, and it may not be connected yet."""
+
+        async def still() -> str:
+            if halt:
+                actor.device.halt()
+            return await confirm(actor.device)
+
         try:
-            why = await actor.perform(lambda: confirm(actor.device), wait_s=CONFIRM_WAIT_S)
+            why = await actor.perform(still, wait_s=CONNECT_WAIT_S if halt else CONFIRM_WAIT_S)
         except DriverError as error:
             why = str(error)
         if why:
@@ -377,6 +388,7 @@ class Controller:
     def adopt(self, run: ActiveRun) -> None:
         """Take over a run that a restart interrupted: the cell is Held with it."""
         self.active = run
+        self._runner = Runner(self, run)
         self.machine = PackML(State.HELD)
         self._restarted = True
         self.reason = run.reason = "the daemon was restarted while this run was under way"

@@ -69,7 +69,7 @@ class ActiveRun:
         return self.stored.plan_id
 
     def misfit(self) -> str:
-        """Why the cell cannot do what is left of the plan: an empty text, or its first step that is unknown."""
+        """Why the cell cannot do all of the plan: an empty text, or its first step that is not known."""
         for step in self.plan.plan.steps:
             if step.id not in self.steps:
                 return f"step {step.id} ({step.device}.{step.operation}) cannot be done as it was accepted"

@@ -24,6 +24,7 @@ from drivers.api import (
     Outlet,
     OverPosition,
     Puts,
+    already_sent,
     operation,
     wire_errors,
 )
@@ -162,7 +163,8 @@ class CavroXCalibur(Device):
         answer = await self._command(command, attempt, halts, {})
         if answer.error in DECLINED:
             raise Refused(f"{self.name} did not initialise: {answer.says}.")
-        final = await self._until_ready(INITIALIZE_S, limit_s=30.0)
+        with already_sent():
+            final = await self._until_ready(INITIALIZE_S, limit_s=30.0)
         self._must_run_on(halts)
         if final.error:
             raise Fault(
@@ -287,8 +289,9 @@ class CavroXCalibur(Device):
         """Wait for the end of a move and compare the plunger with its target."""
         for _ in range(3):
             # More than one look, because an answer of before the move can arrive late.
-            status = await self._until_ready(move.expected_s)
-            plunger = await self._plunger()
+            with already_sent():
+                status = await self._until_ready(move.expected_s)
+                plunger = await self._plunger()
             self._must_run_on(halts)
             if status.error or plunger == move.after:
                 break
