@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from collections.abc import Callable
 import msgspec
 
 from edge.cell import Cell
-from edge.link.messages import Alarm, Command, Document, Offline, Reason, Reply, RunStatus, Verdict
+from edge.link.messages import Alarm, Document, Offline, Reason, Reply, RunStatus, Verdict
 from edge.link.senml import pack
 from edge.link.topics import Topics
 from edge.plan.model import ID, MAX_BYTES
 from edge.run.actor import Actor
-from edge.run.commands import CommandDesk
+from edge.run.commands import CommandDesk, Refusal, read_command, unreadable_id
 from edge.run.controller import Listener
 from edge.run.intake import Intake
 from edge.run.progress import ActiveRun
@@ -41,6 +40,10 @@ RESEND_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
 
+class _Named(msgspec.Struct):
+    plan_id: str
+
+
 class Session(Listener):
     """Both connections of one cell."""
 
@@ -55,6 +58,7 @@ class Session(Listener):
         self._plans: asyncio.Queue[Message] = asyncio.Queue()
         self._told_at: dict[str, float] = {}
         self._up = asyncio.Event()
+        self._acks: set[asyncio.Task[None]] = set()
         self.describe_run: Callable[[ActiveRun], RunStatus]
         self.intake: Intake
         self.desk: CommandDesk
@@ -125,32 +129,33 @@ class Session(Listener):
             await self._durably(message.ack)
 
     def _not_checked(self, payload: bytes) -> Verdict:
-        digest = hashlib.sha256(payload).hexdigest()
         reason = Reason("", "plan/check is not built yet in this version; use `labedge plan check`")
-        return Verdict(f"sha256-{digest}", "rejected", [reason])
+        try:
+            plan_id = msgspec.json.decode(payload, type=_Named).plan_id
+        except (msgspec.DecodeError, RecursionError):
+            plan_id = ""
+        return Verdict(plan_id if ID.match(plan_id) else unreadable_id(payload), "rejected", [reason])
 
     def _oversize(self, topic: str, size: int) -> None:
         log.warning("a message of %d bytes on %s was refused; the limit is %d", size, topic, MAX_BYTES)
 
     def _on_command(self, message: Message) -> None:
         try:
-            command = msgspec.json.decode(message.payload, type=Command)
-            if not ID.match(command.id):
-                raise msgspec.ValidationError("id must be 1 to 64 of the characters A-Z a-z 0-9 _ -")
-        except (msgspec.DecodeError, RecursionError) as error:
-            reply_id = f"sha256-{hashlib.sha256(message.payload).hexdigest()}"
+            command = read_command(message.payload)
+        except Refusal as error:
+            reply_id = unreadable_id(message.payload)
             self._answer(reply_id, _encode(Reply(reply_id, "refused", [Reason("", str(error))])), message)
             message.ack()
             return
-        asked = asyncio.ensure_future(self._durably(message.ack)) if command.command != "abort" else None
         self.desk.take(
             command,
             lambda reply: self._answer(reply.id, _encode(reply), message),
             local=False,
             retained=message.retain,
         )
-        if asked is None:
-            message.ack()
+        task = asyncio.ensure_future(self._durably(message.ack))
+        self._acks.add(task)
+        task.add_done_callback(self._acks.discard)
 
     async def _durably(self, then: Callable[[], None]) -> None:
         with contextlib.suppress(StoreError):

@@ -7,6 +7,7 @@ work has ended; or `refused`. A repeated id gets the first final answer again. `
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -14,6 +15,7 @@ import msgspec
 
 from edge.errors import LabedgeError
 from edge.link.messages import Command, Reason, Reply, utc_now
+from edge.plan.model import ID
 from edge.run.controller import Controller
 from edge.run.machine import Event, NotInThisState, State
 from edge.run.progress import ActiveRun
@@ -58,6 +60,36 @@ _ON_THE_WAY: dict[Event, frozenset[State]] = {
 
 class Refusal(LabedgeError):
     """The command is not taken."""
+
+
+def read_command(payload: bytes) -> Command:
+    """A command from JSON; an abort is understood whatever else is wrong with its payload.
+
+    Raises Refusal for what is no command.
+    """
+    try:
+        command = msgspec.json.decode(payload, type=Command)
+        if ID.match(command.id):
+            return command
+        problem = "id must be 1 to 64 of the characters A-Z a-z 0-9 _ -"
+    except (msgspec.DecodeError, RecursionError) as error:
+        problem = str(error)
+    try:
+        asked = msgspec.json.decode(payload, type=_Asked).command
+    except (msgspec.DecodeError, RecursionError):
+        asked = ""
+    if asked == "abort":
+        return Command("abort", id=unreadable_id(payload))
+    raise Refusal(problem)
+
+
+class _Asked(msgspec.Struct):
+    command: str
+
+
+def unreadable_id(payload: bytes) -> str:
+    """What a payload without a usable id is answered under."""
+    return f"sha256-{hashlib.sha256(payload).hexdigest()}"
 
 
 class CommandDesk:
