@@ -75,7 +75,10 @@ class _Run:
 
 
 class CellClient:
-    """One cell, as a planner sees it. An asynchronous context manager; raises ClientError with sentences."""
+    """One cell, as a planner sees it. An asynchronous context manager; raises ClientError with sentences.
+
+    Entering it fails at once when the broker cannot be reached; a connection lost later is made again.
+    """
 
     def __init__(self, url: str, cell: str, *, by: str = "planner", **access: Unpack[Access]) -> None:
         """`url` is mqtt://HOST:PORT or mqtts://HOST:PORT; raises BadRequest for any other."""
@@ -98,14 +101,15 @@ class CellClient:
             self.topics.cell_status,
             self.topics.capabilities,
         )
+        self._first_word = asyncio.Event()
+        """Connected, or failed for the first time."""
         self._session = MqttSession(
             settings,
             subscriptions=[(topic, 1) for topic in heard],
             on_message=self._on_message,
-            on_up=lambda: self._up.set(),
+            on_up=self._first_word.set,
             on_down=self._on_down,
         )
-        self._up = asyncio.Event()
         self._down = ""
         self._replies: dict[str, asyncio.Queue[bytes]] = {}
         self._runs: dict[str, _Run] = {}
@@ -117,10 +121,12 @@ class CellClient:
         self._task = asyncio.create_task(self._session.run(), name="mqtt client")
         try:
             async with asyncio.timeout(CONNECT_S):
-                await self._up.wait()
+                await self._first_word.wait()
+            if not self._session.connected:
+                raise ClientError(f"There is no connection: {self._down}.")
         except TimeoutError:
             await self.__aexit__()
-            raise ClientError(self._down or "The broker does not answer.") from None
+            raise ClientError("The broker does not answer.") from None
         except BaseException:
             await self.__aexit__()
             raise
@@ -312,6 +318,7 @@ class CellClient:
 
     def _on_down(self, reason: str) -> None:
         self._down = reason
+        self._first_word.set()
 
     def _on_message(self, message: Message) -> None:
         message.ack()

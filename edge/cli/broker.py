@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Broker:
         cell = cell or os.environ.get(CELL_VARIABLE)
         if cell is None or is_file(cell):
             raise click.UsageError("Over MQTT a cell is named by its id: add --cell ID.")
+        logging.getLogger().addHandler(logging.NullHandler())  # the client's own errors say it once
         return CellClient(
             self.url,
             cell,

@@ -19,7 +19,7 @@ import msgspec
 from edge.cli.broker import Broker, broker_options
 from edge.cli.overview import overview_text
 from edge.client import new_id, sentences
-from edge.link.localclient import ask, find, order
+from edge.link.localclient import ask, cell_of, find, order
 from edge.link.messages import Command, Offline, Reply, utc_now
 
 Parameters = Sequence[Callable[[Callable[..., None]], Callable[..., None]]]
@@ -182,10 +182,11 @@ def status(as_json: bool, broker: Broker, cell: str | None) -> None:
 
 
 async def _overview(broker: Broker, cell: str | None) -> dict[str, Any]:
-    """`{"cell": …, "run": … or null, "alarms": […] or null}`; alarms are not known over MQTT."""
+    """`{"id", "cell", "run": … or null, "alarms": […] or null}`; alarms are not known over MQTT."""
     if broker.url is None:
-        answer: dict[str, Any] = msgspec.json.decode(await ask(await find(cell), "status"))
-        return answer
+        path = await find(cell)
+        answer: dict[str, Any] = msgspec.json.decode(await ask(path, "status"))
+        return {"id": cell_of(path)} | answer
     async with broker.client(cell, somebody()) as client:
         said = await client.status()
         run = None
@@ -193,7 +194,8 @@ async def _overview(broker: Broker, cell: str | None) -> dict[str, Any]:
             async for first in client.follow(said.run):
                 run = first
                 break
-        overview: dict[str, Any] = msgspec.to_builtins({"cell": said, "run": run, "alarms": None})
+        whole = {"id": client.cell, "cell": said, "run": run, "alarms": None}
+        overview: dict[str, Any] = msgspec.to_builtins(whole)
         return overview
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 
 def overview_text(found: dict[str, Any]) -> Iterator[str]:
-    """Lines for `{"cell": …, "run": …, "alarms": …}` as the daemon answers `status`."""
+    """Lines for `{"id": …, "cell": …, "run": …, "alarms": …}`."""
     cell = found["cell"]
     if not cell["online"]:
-        yield "The cell is offline."
+        yield f"Cell {found['id']} is offline."
         return
+    yield f"Cell    {found['id']}"
     reason = f" ({cell['reason']})" if cell["reason"] else ""
     yield f"State   {cell['state']}{reason}"
     yield from _run(found["run"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ def stop_all(file: Path, as_json: bool) -> None:
     If the daemon runs, it is told to abort first, because it holds the ports. Exit 0 only if every device
     has confirmed that it stands still. This is a software stop: people need the hardware emergency stop.
     """
+    logging.getLogger().addHandler(logging.NullHandler())  # what links log is in the result too
     cell = load_cell(file)
     daemon, stopped = asyncio.run(stop_cell(cell))
     if as_json:
@@ -124,4 +126,4 @@ async def _stop(config: DeviceConfig, links: Links, geometry: CellGeometry | Non
     finally:
         if device is not None:
             await device.close()
-    return Stopped(config.name, not why, why or "it says that it stands still.")
+    return Stopped(config.name, not why, why or "stopped, and confirmed.")

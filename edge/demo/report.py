@@ -82,7 +82,8 @@ def result(last: Told, folder: Path, hidden: dict[str, int]) -> dict[str, Any]:
 def summary(found: dict[str, Any]) -> Iterator[str]:
     """The demo's end in words."""
     minutes, seconds = divmod(round(found["without_humans_s"]), 60)
-    wells = f"{found['experiments']} wells in {found['plans']} plans"
+    plans = found["plans"]
+    wells = f"{found['experiments']} wells in {plans} plan{'s' if plans != 1 else ''}"
     best = f"{found['best_distance']:.2f} (about 2 is just visible)"
     yield f"Experiments            {wells}, each designed from the results before it"
     yield f"Best colour distance   {best} with {recipe_text(found['best_recipe'])}"

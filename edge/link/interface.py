@@ -183,6 +183,7 @@ def _schemas(reference: str) -> dict[str, Schema]:
 def _plan_rules(found: dict[str, Schema]) -> None:
     """What the plan's parser demands beyond the types of its fields."""
     plan, step = found[PLAN], found["Step"]
+    del plan["properties"]["numbers"]  # the parser's own note, no key of a payload
     plan["properties"] = {"schema": {"const": SCHEMA}, **plan["properties"]}
     plan["required"] = ["schema", *plan["required"]]
     plan["additionalProperties"] = False

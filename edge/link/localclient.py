@@ -85,6 +85,12 @@ async def _running() -> list[tuple[str, Path]]:
     return found
 
 
+def cell_of(path: Path) -> str:
+    """Id of the cell whose daemon listens at this socket; empty where the runtime folder does not tell."""
+    links = (link for link in runtime_dir().glob("*.*.sock") if link.resolve() == path.resolve())
+    return next((link.name.split(".")[0] for link in links), "")
+
+
 def _alive(pid: str) -> bool:
     """A daemon that lives may be about to listen: its link stays."""
     return pid.isdigit() and Path(f"/proc/{pid}").exists()

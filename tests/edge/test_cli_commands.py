@@ -190,8 +190,9 @@ async def test_status_names_what_a_person_has_to_know(tmp_path: Path) -> None:
     async with daemon(tmp_path / "state", Desk()):
         shown = await labedge("status")
         as_json = await labedge("status", "--json")
-    assert json.loads(as_json.output) == OVERVIEW
+    assert json.loads(as_json.output) == {"id": "bench-1"} | OVERVIEW
     for words in (
+        "Cell    bench-1",
         "State   Held",
         "p1: Held, 1 of 3 steps finished, 1 in doubt, 12 s left",
         "waits for step draw (in doubt): nobody knows",
@@ -205,7 +206,7 @@ async def test_status_names_what_a_person_has_to_know(tmp_path: Path) -> None:
 
 async def test_status_over_mqtt(embedded: EmbeddedBroker, cell: FakeCell) -> None:
     await cell.say("cell/status", {"online": False}, retain=True)
-    assert "offline" in (await labedge("status", *_mqtt(embedded))).output
+    assert "Cell bench-1 is offline" in (await labedge("status", *_mqtt(embedded))).output
     await cell.run_status("p1", "Execute")
     await cell.say("cell/status", CELL_STATUS | {"state": "Execute", "run": "p1"}, retain=True)
     shown = await labedge("status", *_mqtt(embedded))
@@ -224,6 +225,12 @@ async def _journal(state_dir: Path) -> str:
     journal.set_run(job["plan_id"], "Held", "step drop is in doubt")
     await database.close()
     return str(job["plan_id"])
+
+
+async def test_a_broker_that_is_away_is_named_once() -> None:
+    found = await labedge("hold", "--url", "mqtt://127.0.0.1:1", "--cell", "bench-1", "--timeout", "1")
+    assert found.exit_code == 1
+    assert found.stderr.count("127.0.0.1:1") == 1
 
 
 async def test_runs_are_read_from_the_journal_without_a_daemon(tmp_path: Path) -> None:
@@ -397,8 +404,8 @@ async def test_stop_all_stops_a_pump_that_moves(bench: RunningBench, tmp_path: P
     assert _plunger(bench)["busy"] is True
     stopped = await labedge("stop-all", str(file))
     assert stopped.exit_code == 0, stopped.output
-    assert "red: it says that it stands still." in stopped.output
-    assert "scale: it says that it stands still." in stopped.output
+    assert "red: stopped, and confirmed." in stopped.output
+    assert "scale: stopped, and confirmed." in stopped.output
     assert _plunger(bench)["busy"] is False
 
 

@@ -111,6 +111,7 @@ def test_the_plan_is_one_that_the_parser_takes() -> None:
         {"steps": [{"id": "UPPER", "device": "red", "operation": "x"}]},
         {"steps": [{"id": "a", "device": "red", "operation": "x", "surprise": 1}]},
         {"surprise": 1},
+        {"numbers": [0]},
         {"parameters": {"Red": 1}},
     ],
 )
