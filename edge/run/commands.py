@@ -105,10 +105,10 @@ class CommandDesk:
     def take(self, command: Command, answer: Answer, *, local: bool, retained: bool = False) -> None:
         """Begin the command; `answer` is called once or twice."""
         if command.command == "abort":
-            self.controller.halt_all()
-            with_reason = f"abort by {command.by or 'somebody'}"
-            if self.controller.state not in (State.ABORTING, State.ABORTED):
-                self.controller.handle(Event.ABORT, with_reason, command.by)
+            if self.controller.state in (State.ABORTING, State.ABORTED):
+                self.controller.halt_all()
+            else:
+                self.controller.handle(Event.ABORT, f"abort by {command.by or 'somebody'}", command.by)
             self._spawn(self._follow(command, Event.ABORT, answer))
             return
         if (first := self.journal.reply(command.id)) is not None:

@@ -12,26 +12,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from drivers.errors import DriverError
 from edge.cell import Cell
 from edge.link.messages import Document, RunState
 from edge.plan.cellmodel import CellModel
 from edge.plan.inventory import Bookkeeper
 from edge.run.actor import Actor
 from edge.run.alarms import Alarms
+from edge.run.devices import confirm_all, prepare_all
 from edge.run.machine import Event, NotInThisState, PackML, State
 from edge.run.progress import ActiveRun
 from edge.run.runner import Runner, StopRun
-from edge.run.stopping import confirm, stop_everything
+from edge.run.stopping import stop_everything
 from edge.store.database import StoreError
 from edge.store.journal import Journal, ResolutionRecord
 
 log = logging.getLogger(__name__)
-
-PREPARE_S = 30.0
-CONNECT_WAIT_S = 5.0
-CONFIRM_WAIT_S = 1.0
-"""How long an abort waits for a device that is away; its stop bytes have been sent long before."""
 
 ACTIVE_STATES: dict[State, RunState] = {
     State.STARTING: "Starting",
@@ -196,7 +191,7 @@ class Controller:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)
-        await self._confirm_all()
+        await confirm_all(self.actors.values(), self.alarms)
         await self._flush()
 
     # ---- what each state does -------------------------------------------------------------------
@@ -210,17 +205,8 @@ class Controller:
 
     async def _resetting(self) -> Event:
         """Prepare every device; what is away is prepared when a step needs it."""
-        await asyncio.gather(*(self._prepare(actor) for actor in self.actors.values()))
+        await prepare_all(self.actors.values())
         return Event.DONE
-
-    async def _prepare(self, actor: Actor) -> None:
-        if actor.quiet:
-            return
-        try:
-            async with asyncio.timeout(PREPARE_S):
-                await actor.perform(actor.device.prepare, wait_s=CONNECT_WAIT_S)
-        except (DriverError, TimeoutError) as error:
-            log.warning("%s is not prepared: %s", actor.name, error)
 
     async def _idle(self) -> Event | None:
         while True:
@@ -285,7 +271,7 @@ class Controller:
         if self._task is not None:
             await asyncio.wait([self._task])
         if self._restarted:
-            await self._confirm_all(halt=True)
+            await confirm_all(self.actors.values(), self.alarms, halt=True)
             self._restarted = False
         self._finalise_active("Stopped", self.reason)
         await self._flush()
@@ -295,7 +281,7 @@ class Controller:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._confirm_all()
+        await confirm_all(self.actors.values(), self.alarms)
         self._finalise_active("Aborted", self.reason)
         await self._flush()
         return Event.DONE
@@ -305,29 +291,6 @@ class Controller:
             await self.journal.durable()
         except StoreError as error:
             self.alarms.raise_("journal", "critical", "journal", str(error))
-
-    async def _confirm_all(self, *, halt: bool = False) -> None:
-        await asyncio.gather(*(self._confirm(actor, halt) for actor in self.actors.values()))
-
-    async def _confirm(self, actor: Actor, halt: bool) -> None:
-        """`halt`: nobody has told the device yet, and it may not be connected yet."""
-
-        async def still() -> str:
-            if halt:
-                actor.device.halt()
-            return await confirm(actor.device)
-
-        try:
-            why = await actor.perform(still, wait_s=CONNECT_WAIT_S if halt else CONFIRM_WAIT_S)
-        except DriverError as error:
-            why = str(error)
-        if why:
-            self.alarms.raise_(
-                f"moving-{actor.name}",
-                "critical",
-                actor.name,
-                f"{actor.name} has not confirmed that it stands still: {why}",
-            )
 
     async def _clearing(self) -> Event:
         self.alarms.clear_all("stop-", "moving-")

@@ -1,0 +1,57 @@
+"""What the controller does with all devices at once; one that is away delays the others by no more than a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from drivers.errors import DriverError
+from edge.run.actor import Actor
+from edge.run.alarms import Alarms
+from edge.run.stopping import confirm
+
+log = logging.getLogger(__name__)
+
+PREPARE_S = 30.0
+CONNECT_WAIT_S = 5.0
+CONFIRM_WAIT_S = 1.0
+"""How long an abort waits for a device that is away; its stop bytes have been sent long before."""
+
+
+async def prepare_all(actors: Iterable[Actor]) -> None:
+    """Make every device ready; what is away is prepared when a step needs it."""
+    await asyncio.gather(*(_prepare(actor) for actor in actors))
+
+
+async def _prepare(actor: Actor) -> None:
+    if actor.quiet:
+        return
+    try:
+        async with asyncio.timeout(PREPARE_S):
+            await actor.perform(actor.device.prepare, wait_s=CONNECT_WAIT_S)
+    except (DriverError, TimeoutError) as error:
+        log.warning("%s is not prepared: %s", actor.name, error)
+
+
+async def confirm_all(actors: Iterable[Actor], alarms: Alarms, *, halt: bool = False) -> None:
+    """Wait until every device says that it stands still; an alarm for each that does not.
+
+    `halt`: nobody has told the devices yet, and they may not be connected yet.
+    """
+    await asyncio.gather(*(_confirm(actor, alarms, halt) for actor in actors))
+
+
+async def _confirm(actor: Actor, alarms: Alarms, halt: bool) -> None:
+    async def still() -> str:
+        if halt:
+            actor.device.halt()
+        return await confirm(actor.device)
+
+    try:
+        why = await actor.perform(still, wait_s=CONNECT_WAIT_S if halt else CONFIRM_WAIT_S)
+    except DriverError as error:
+        why = str(error)
+    if why:
+        text = f"{actor.name} has not confirmed that it stands still: {why}"
+        alarms.raise_(f"moving-{actor.name}", "critical", actor.name, text)
