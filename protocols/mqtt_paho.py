@@ -24,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from protocols.errors import LinkDown, LinkTimeout
 from protocols.mqtt_flow import BrokerLimits, Incoming, Outgoing, Publish
@@ -135,7 +136,10 @@ class Connection(asyncio.Protocol):
         self._tick()
         await self._accepted
         if subscriptions:
-            self._client.subscribe([(topic, int(qos)) for topic, qos in subscriptions])
+            if self._settings.protocol == "5":
+                self._client.subscribe([(topic, _options(qos)) for topic, qos in subscriptions])
+            else:
+                self._client.subscribe([(topic, int(qos)) for topic, qos in subscriptions])
             for (topic, _), reason in zip(subscriptions, await self._suback, strict=False):
                 if reason.is_failure:
                     raise LinkDown(f"the broker refuses the subscription to '{topic}': {reason}")
@@ -397,6 +401,11 @@ def _connect_properties(settings: MqttSettings) -> Properties:
     properties.ReceiveMaximum = RECEIVE_MAXIMUM
     properties.MaximumPacketSize = PACKET_LIMIT
     return properties
+
+
+def _options(qos: Qos) -> SubscribeOptions:
+    """Whoever published with the retain flag is seen to have done so (3.8.3.1, Retain As Published)."""
+    return SubscribeOptions(qos=qos, retainAsPublished=True)
 
 
 def _publish_properties(correlation_data: bytes | None, expiry_s: float | None) -> Properties | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import aiomqtt
 import yaml
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 import edge.demo
 from firmware_sim.pytest_plugin import RunningBench, SimulatedBench
@@ -172,6 +177,113 @@ def gapless(documents: list[dict[str, Any]]) -> bool:
     return highest >= 0
 
 
-def audit(file: Path) -> list[dict[str, Any]]:
-    """A JSON-lines file."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+class Heard(NamedTuple):
+    """One message as a subscriber saw it."""
+
+    topic: str
+    payload: Any
+    retain: bool
+    correlation: bytes | None
+
+
+class Subscriber:
+    """A planner with a persistent session, which connects again whenever the broker is there."""
+
+    def __init__(self, port: int, base: str) -> None:
+        self.heard: list[Heard] = []
+        self.connections = 0
+        self._port = port
+        self._base = base
+        self._news = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Subscriber]:
+        task = asyncio.ensure_future(self._listen(f"planner-{uuid.uuid4().hex[:12]}"))
+        try:
+            await self.until(lambda: self.connections)
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _listen(self, client_id: str) -> None:
+        lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho left this one out
+        lasting.SessionExpiryInterval = 3600
+        while True:
+            try:
+                async with aiomqtt.Client(
+                    "127.0.0.1",
+                    self._port,
+                    identifier=client_id,
+                    protocol=aiomqtt.ProtocolVersion.V5,
+                    clean_start=False,
+                    properties=lasting,
+                ) as client:
+                    await client.subscribe(f"{self._base}/#", qos=1)
+                    self.connections += 1
+                    await self._tell()
+                    async for message in client.messages:
+                        await self._take(message)
+            except aiomqtt.MqttError:
+                await asyncio.sleep(0.05)
+
+    async def _take(self, message: aiomqtt.Message) -> None:
+        assert isinstance(message.payload, bytes)
+        topic = str(message.topic).removeprefix(f"{self._base}/")
+        if topic in ("plan/submit", "command"):
+            return
+        payload = json.loads(message.payload) if message.payload else None
+        correlation = getattr(message.properties, "CorrelationData", None)
+        self.heard.append(Heard(topic, payload, bool(message.retain), correlation))
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    def of(self, topic: str) -> list[Any]:
+        return [heard.payload for heard in self.heard if heard.topic == topic]
+
+    async def until(self, what: Callable[[], Any], timeout_s: float = kit.DEADLINE_S) -> Any:
+        async with asyncio.timeout(timeout_s), self._news:
+            while not (found := what()):
+                await self._news.wait()
+            return found
+
+
+async def retained(port: int, base: str, *topics: str) -> dict[str, Any]:
+    """What a newcomer finds on the broker under these topics."""
+    found: dict[str, Any] = {}
+    async with asyncio.timeout(10), aiomqtt.Client("127.0.0.1", port) as client:
+        for topic in topics:
+            await client.subscribe(f"{base}/{topic}", qos=1)
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            if message.retain:
+                found[str(message.topic).removeprefix(f"{base}/")] = json.loads(message.payload)
+            if len(found) == len(topics):
+                break
+    return found
+
+
+def order_of(command: str, cell: str, command_id: str | None = None, **more: Any) -> dict[str, Any]:
+    """A command's payload."""
+    return {"command": command, "id": command_id or uuid.uuid4().hex, "cell": cell, "by": "test"} | more
+
+
+def shared(cell: RunningCell) -> RunningCell:
+    """The same daemon, seen from another test's event loop."""
+    view = RunningCell(cell.directory, cell.cell, cell._port)
+    view._process = cell._process
+    return view
+
+
+async def to_idle(cell: RunningCell) -> None:
+    """Whatever a test has left behind, the next one begins with a cell that is Idle."""
+    state = cell.of("cell/status")[-1]["state"]
+    if state == "Idle":
+        return
+    for words in (("abort",), ("clear",), ("reset",)):
+        assert await asyncio.to_thread(cell.cli, *words)
+    await cell.state("Idle")

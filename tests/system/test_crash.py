@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def order(place: BenchPlace) -> list[str]:
     return [line["what"] for line in moved(place.bench, "red")]
 
 
+def _moved_times(place: BenchPlace, count: int) -> bool:
+    return len(order(place)) >= count
+
+
 async def test_killed_in_mid_aspirate_the_pump_is_asked_and_nothing_moves_twice(
     cell: RunningCell, place: BenchPlace
 ) -> None:
@@ -87,7 +92,7 @@ async def test_killed_again_and_again_every_movement_happens_once_and_in_order(
     plan = plan_of(cell.id, PRIME, *(step for pair in pairs for step in pair))
     await cell.submit(plan)
     for count in (1, 4, 7):
-        wait_for(lambda count=count: len(order(place)) >= count)
+        wait_for(partial(_moved_times, place, count))
         await kill(cell)
         await revive(cell)
         await cell.run_state(plan["plan_id"], "Held")
