@@ -168,7 +168,10 @@ class Attempt(Protocol):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended, as far as is known."""
+    """How an attempt ended, as far as is known.
+
+    An unknown outcome may hold in `result` how far it got, as `volume_ul`; the books follow it.
+    """
 
     kind: Literal["finished", "not_executed", "failed", "unknown"]
     result: dict[str, Any] = {}

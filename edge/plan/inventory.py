@@ -87,8 +87,19 @@ class Bookkeeper:
                     found += self._cannot_look(model, touch, args)
         return found
 
-    def apply(self, device: str, operation: Operation, args: dict[str, Any], result: dict[str, Any]) -> None:
-        """Book a finished operation; a `volume_ul` in its result outweighs the one asked for."""
+    def apply(
+        self,
+        device: str,
+        operation: Operation,
+        args: dict[str, Any],
+        result: dict[str, Any],
+        *,
+        in_doubt: bool = False,
+    ) -> None:
+        """Book an operation; a `volume_ul` in its result outweighs the one asked for.
+
+        `in_doubt`: nobody knows whether it was finished; labware that it moves stands nobody knows where.
+        """
         model = self.cell.devices[device]
         vessel = self.inventory.vessels.setdefault(device, {}) if model.vessel_ul else {}
         for touch in operation.touches:
@@ -102,7 +113,8 @@ class Bookkeeper:
                 case Empties():
                     self._empty(model, vessel)
                 case Places(labware=labware, to=to, well=well):
-                    self.inventory.places[args[labware]] = self._standing(args[labware], args[to], args[well])
+                    standing = self._standing(args[labware], args[to], args[well])
+                    self.inventory.places[args[labware]] = None if in_doubt else standing
                 case Looks():
                     pass
 

@@ -282,6 +282,8 @@ class Controller:
             self._task.cancel()
             await asyncio.wait([self._task])
         await confirm_all(self.actors.values(), self.alarms)
+        if self._runner is not None:
+            await self._runner.measure_open()
         self._finalise_active("Aborted", self.reason)
         await self._flush()
         return Event.DONE

@@ -1,4 +1,4 @@
-"""What the controller does with all devices at once; one that is away delays the others by no more than a bound."""
+"""What the controller does with all devices at once; one that is away delays the others by a bound."""
 
 from __future__ import annotations
 

@@ -33,6 +33,8 @@ class StepProgress:
     """Arguments of the last attempt, as they were when it began."""
     attempts: int = 0
     started_at: float = 0.0
+    reached: Outcome | None = None
+    """What the device said, after an abort, of how far an interrupted attempt got."""
     open_intent: Intent | None = None
     """An attempt whose outcome nobody knows: it is settled before anything else reaches the device."""
     known: Outcome | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,8 @@ from edge.store.journal import Journal, OutcomeRecord, StepRecord
 
 DEVICE_WAIT_S = 20.0
 """How long a step waits for a device that is away before it counts as not executed."""
+MEASURE_WAIT_S = 1.0
+"""How long an abort waits for a device that is away before it asks how far an attempt got."""
 SAFE_REPEATS = 3
 """How often an operation that is harmless to repeat is sent again when its answer is lost."""
 
@@ -177,7 +180,11 @@ class Runner:
             args,
             self.cell.journal.reserve(),
         )
-        outcome = await self._on_device(compiled, context)
+        try:
+            outcome = await self._on_device(compiled, context)
+        except BaseException:
+            step.open_intent = context.intent
+            raise
         step.open_intent = context.intent if outcome.kind == "unknown" else None
         if outcome.kind == "unknown" and compiled.operation.settles is not Effect.REPEAT:
             self._set(compiled, step, "in_doubt", outcome.reason)
@@ -290,20 +297,33 @@ class Runner:
             )
             self.cell.emit(self.run, self.run.documents.phase(phase))
 
+    async def measure_open(self) -> None:
+        """After an abort: ask the devices how far the attempts got that it interrupted, for the books."""
+        for compiled in self.run.plan.steps:
+            step = self.run.steps[compiled.execution]
+            intent = step.open_intent
+            if intent is None or compiled.operation.settles is not Effect.QUERY:
+                continue
+            actor = self.cell.actors[compiled.step.device]
+            with contextlib.suppress(DriverError):
+                step.reached = await actor.perform(partial(ask_device, actor.device, intent, ""), MEASURE_WAIT_S)
+
     def cancel_open(self) -> None:
         """After an abort or stop: what was under way is in doubt, what had not begun is cancelled.
 
-        A step in doubt is booked as if it had been done: for every well that is the careful assumption.
+        A step in doubt is booked as far as its device says that it got, else as if it had been done: for
+        every well that is the careful assumption. A labware that was on its way stands nobody knows where.
         """
         for compiled in self.run.plan.steps:
             step = self.run.steps[compiled.execution]
             if self._failed(compiled):
                 self._end(compiled, step, "failed", step.reason)
             elif step.state in ("running", "in_doubt"):
-                self._book(compiled, step, {})
-                self._end(
-                    compiled, step, "in_doubt", step.reason or "the run ended while this step was under way"
-                )
+                reached = step.reached or Outcome("unknown")
+                if reached.kind != "not_executed":
+                    self._book(compiled, step, reached.result, in_doubt=reached.kind != "finished")
+                reason = step.reason or reached.reason or "the run ended while this step was under way"
+                self._end(compiled, step, "in_doubt", reason)
                 self.cell.actors[compiled.step.device].quiet = False
             elif step.state == "waiting":
                 step.state = "cancelled"
@@ -313,9 +333,13 @@ class Runner:
         asked = self.run.waiting
         return asked is not None and asked.step == compiled.execution and asked.kind == "failed"
 
-    def _book(self, compiled: CompiledStep, step: StepProgress, result: dict[str, Any]) -> None:
+    def _book(
+        self, compiled: CompiledStep, step: StepProgress, result: dict[str, Any], *, in_doubt: bool = False
+    ) -> None:
         if compiled.operation.touches and step.args is not None:
-            self.cell.keeper.apply(compiled.step.device, compiled.operation, step.args, result)
+            self.cell.keeper.apply(
+                compiled.step.device, compiled.operation, step.args, result, in_doubt=in_doubt
+            )
             self.cell.booked()
 
     def _set(self, compiled: CompiledStep, step: StepProgress, state: StepState, reason: str = "") -> None:

@@ -200,7 +200,8 @@ class CavroXCalibur(Device):
             return Outcome(
                 "not_executed", reason=f"The plunger of {self.name} has not moved. {status.says}".strip()
             )
-        return Outcome("unknown", reason=self._strayed(move, plunger, status))
+        so_far = msgspec.to_builtins(self._moved(move, plunger))
+        return Outcome("unknown", so_far, self._strayed(move, plunger, status))
 
     def halt(self) -> None:
         """`T` to this pump alone, behind a lead-in that ends a frame cut off by the stop, before a pause.
@@ -388,8 +389,10 @@ class CavroXCalibur(Device):
     def _ul(self, increments: int) -> float:
         return round(increments * self.options.syringe_ul / self.options.stroke, 6)
 
-    def _moved(self, move: _Move) -> Moved:
-        return Moved(self._ul(abs(move.after - move.before)), self._ul(move.after))
+    def _moved(self, move: _Move, plunger: int | None = None) -> Moved:
+        """What has been moved when the plunger stands there; None: at its target."""
+        end = move.after if plunger is None else plunger
+        return Moved(self._ul(abs(end - move.before)), self._ul(end))
 
     def _strayed(self, move: _Move, plunger: int, status: Answer) -> str:
         because = f": {self._advice(status)}" if status.error else "."
