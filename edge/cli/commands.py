@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import msgspec
@@ -41,6 +41,7 @@ class Order:
     timeout_s: float = 60.0
 
 
+SET_S = 30.0
 _RUN = click.argument("plan_id", metavar="RUN")
 
 ORDERS = (
@@ -119,20 +120,24 @@ ORDERS = (
 def _command(given: Order) -> click.Command:
     def run(broker: Broker, cell: str | None, as_json: bool, timeout_s: float | None, **args: Any) -> None:
         within_s = timeout_s or given.timeout_s
-        reply = asyncio.run(_give(given.name, args, broker, cell, within_s))
-        if as_json:
-            click.echo(msgspec.json.encode(reply))
-        elif reply.result == "done":
-            click.echo(f"{given.name}: done.")
-        if reply.result != "done":
-            if not as_json:
-                click.echo(f"{given.name} {reply.result}: {sentences(reply.reasons)}.", err=True)
-            sys.exit(1)
+        _tell(given.name, asyncio.run(_give(given.name, args, broker, cell, within_s)), as_json)
 
     made: Callable[..., None] = run
     for parameter in (*reversed(given.parameters), *_common(given.timeout_s)):
         made = parameter(made)
     return click.command(given.name, help=given.help, epilog=f"Example: {given.example}")(made)
+
+
+def _tell(name: str, reply: Reply, as_json: bool) -> None:
+    """Print the outcome; exit 1 unless the command was done."""
+    if as_json:
+        click.echo(msgspec.json.encode(reply))
+    elif reply.result == "done":
+        click.echo(f"{name}: done.")
+    if reply.result != "done":
+        if not as_json:
+            click.echo(f"{name} {reply.result}: {sentences(reply.reasons)}.", err=True)
+        sys.exit(1)
 
 
 def _common(timeout_s: float) -> Parameters:
@@ -200,3 +205,22 @@ async def _overview(broker: Broker, cell: str | None) -> dict[str, Any]:
 
 
 start, hold, unhold, stop, abort, clear, reset, cancel, resolve, replay = map(_command, ORDERS)
+
+
+@click.command(epilog="Example: labedge set-inventory truth.json")
+@click.argument("file", type=click.File("rb"))
+@click.option("--json", "as_json", is_flag=True, help="Print the cell's reply as JSON.")
+@broker_options
+@_CELL
+def set_inventory(file: BinaryIO, as_json: bool, broker: Broker, cell: str | None) -> None:
+    """Correct the books: what stands where, and what is in it.
+
+    FILE holds JSON such as {"labware": {"plate-1": {"at": "nest-1", "wells": {"A1": {"water": 20}}}},
+    "vessels": {"red": {}}}. What is not named stays as it was.
+    """
+    try:
+        args = msgspec.json.decode(file.read(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        click.echo(f"{file.name} is not a JSON object: {error}.", err=True)
+        sys.exit(1)
+    _tell("set-inventory", asyncio.run(_give("set_inventory", args, broker, cell, SET_S)), as_json)

@@ -15,6 +15,7 @@ import msgspec
 
 from edge.errors import LabedgeError
 from edge.link.messages import Command, Reason, Reply, utc_now
+from edge.plan.correction import corrected
 from edge.plan.model import ID
 from edge.run.controller import Controller
 from edge.run.machine import Event, NotInThisState, State
@@ -30,12 +31,15 @@ NOT_BUILT = {
     "shelve": "shelving alarms",
     "mode": "modes other than Produce",
     "do": "single operations by hand",
-    "set_inventory": "inventory corrections",
 }
 MAX_AGE_S = 300.0
 """A command without `expires_at` is stale this long after `issued_at`."""
 
 _MOVES = {Event.UNHOLD, Event.START}
+
+_MOVING = frozenset(
+    {State.STARTING, State.EXECUTE, State.HOLDING, State.UNHOLDING, State.STOPPING, State.ABORTING}
+)
 
 _WANTED: dict[Event, Callable[[State], bool]] = {
     Event.HOLD: lambda state: state is State.HELD,
@@ -99,6 +103,12 @@ class CommandDesk:
         self.controller = controller
         self.journal = controller.journal
         self._replay = replay
+        self._special = {
+            "cancel": self._cancel,
+            "resolve": self._resolve,
+            "replay": self._replay_run,
+            "set_inventory": self._set_inventory,
+        }
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: set[str] = set()
 
@@ -168,10 +178,8 @@ class CommandDesk:
         name = command.command
         if name in NOT_BUILT:
             raise Refusal(f"{NOT_BUILT[name]}: not built yet in this version")
-        if name in ("cancel", "resolve", "replay"):
-            return {"cancel": self._cancel, "resolve": self._resolve, "replay": self._replay_run}[name](
-                command
-            )
+        if name in self._special:
+            return self._special[name](command)
         try:
             event = Event(name)
         except ValueError:
@@ -258,6 +266,19 @@ class CommandDesk:
             raise Refusal(f"step `{step}` of {run.plan_id} needs no answer: {asked}")
         run.resolution = answer
         self.controller.resolved(run, str(step), answer, command.by)
+        return _nothing
+
+    def _set_inventory(self, command: Command) -> Callable[[], Awaitable[None]]:
+        if self.controller.state in _MOVING:
+            raise Refusal(
+                f"the books are not corrected while the cell is {self.controller.state.value}; hold it first"
+            )
+        keeper = self.controller.keeper
+        inventory, problems = corrected(self.controller.model, keeper.inventory, command.args)
+        if problems:
+            raise Refusal("; ".join(problems))
+        keeper.inventory = inventory
+        self.controller.booked()
         return _nothing
 
     def _replay_run(self, command: Command) -> Callable[[], Awaitable[None]]:

@@ -306,7 +306,9 @@ class Runner:
                 continue
             actor = self.cell.actors[compiled.step.device]
             with contextlib.suppress(DriverError):
-                step.reached = await actor.perform(partial(ask_device, actor.device, intent, ""), MEASURE_WAIT_S)
+                step.reached = await actor.perform(
+                    partial(ask_device, actor.device, intent, ""), MEASURE_WAIT_S
+                )
 
     def cancel_open(self) -> None:
         """After an abort or stop: what was under way is in doubt, what had not begun is cancelled.

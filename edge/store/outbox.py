@@ -113,8 +113,9 @@ class Outbox:
             if self._ready:
                 await self.database.durable()
                 return [self._ready.popleft() for _ in range(min(IN_FLIGHT, len(self._ready)))]
-            self._news.clear()
-            await self._news.wait()
+            if not self._spilled:
+                self._news.clear()
+                await self._news.wait()
 
     def _refill(self) -> None:
         rows = self.database.rows(

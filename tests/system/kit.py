@@ -161,8 +161,9 @@ class RunningCell:
                 return found
         except TimeoutError:
             last = {topic: payload for topic, payload, _ in self.messages if topic.endswith("/status")}
+            said = self.log.read_text()
             raise AssertionError(
-                f"did not happen in {timeout_s} s; last statuses: {last}; daemon said:\n{self.log.read_text()}"
+                f"did not happen in {timeout_s} s; last statuses: {last}; daemon said:\n{said}"
             ) from None
 
     async def state(self, *wanted: str, timeout_s: float = DEADLINE_S) -> dict[str, Any]:

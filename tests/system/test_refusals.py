@@ -26,7 +26,7 @@ async def test_a_plan_check_over_mqtt_is_answered_under_the_plans_id(cell: Runni
 
 @pytest.mark.parametrize(
     "command",
-    ["suspend", "unsuspend", "answer", "acknowledge", "shelve", "mode", "do", "set_inventory", "dance"],
+    ["suspend", "unsuspend", "answer", "acknowledge", "shelve", "mode", "do", "dance"],
 )
 async def test_a_command_that_is_not_built_is_refused(cell: RunningCell, command: str) -> None:
     reply = await cell.command(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import uuid
+from pathlib import Path
 from typing import Any
 
 import event_model
@@ -297,3 +298,26 @@ async def test_a_replay_sends_every_document_again(cell: RunningCell) -> None:
     topic = f"run/{plan['plan_id']}/documents"
     await cell.until(lambda: len(cell.of(topic)) >= 2 * len(first))
     assert cell.of(topic) == first + first
+
+
+async def test_a_person_corrects_the_books(cell: RunningCell, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text(
+        '{"labware": {"plate-1": {"wells": {"A1": {"water": 355}}}, "reservoir": {"wells": {"A1": {}}}}}'
+    )
+    done = cell.cli("set-inventory", str(truth))
+    assert done.returncode == 0, done.stderr
+    await cell.until(lambda: cell.of("cell/inventory")[-1]["labware"]["plate-1"]["wells"].get("A1"))
+    verdict = await cell.submit(drop_plan(cell.id))
+    assert "reservoir/A1 would be overdrawn" in verdict["reasons"][0]["message"]
+    for wrong in (
+        {"labware": {"plate-9": {}}},
+        {"labware": {"plate-1": {"at": "shelf"}}},
+        {"labware": {"plate-1": {"wells": {"A1": {"water": 400}}}}},
+        {"labware": {"plate-1": {"wells": {"A1": {"water": -1}}}}},
+        {"vessels": {"scale": {}}},
+        {"labwares": {}},
+    ):
+        reply = await cell.command("set_inventory", **wrong)
+        assert reply["result"] == "refused", wrong
+        assert reply["reasons"][0]["message"]
