@@ -178,9 +178,9 @@ class Daemon:
 
     def _device_changed(self, actor: Actor) -> None:
         self.session.cell_changed()
-        if actor.state == "ready":
-            self.alarms.clear_all(f"device-{actor.name}")
-        elif actor.state in ("disconnected", "refused"):
+        if actor.state == "ready" and not actor.reason:
+            self.alarms.clear(f"device-{actor.name}")
+        elif actor.state in ("ready", "disconnected", "refused"):
             self.alarms.raise_(f"device-{actor.name}", "high", actor.name, f"{actor.name}: {actor.reason}")
 
     def query(self, name: str) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from drivers.api import Device, Identity
-from drivers.errors import DriverError, Lost
+from drivers.errors import DriverError, Fault, Lost
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ class NotConnected(Lost):
 
 class WrongDevice(NotConnected):
     """Another device than the cell file wants."""
+
+
+class Interrupted(Lost):
+    """It was stopped in the middle."""
 
 
 @dataclass
@@ -78,6 +82,8 @@ class Actor:
         self._job: _Job | None = None
         self._ready = asyncio.Event()
         self._was_up = True
+        self._trouble = ""
+        """What the device says is wrong with it, while it is there."""
         self.quiet = False
         """Set while an attempt is in doubt: no frame but the settling one may reach the device."""
 
@@ -95,6 +101,9 @@ class Actor:
                 self._down("disconnected", str(error))
             except TimeoutError:
                 self._down("disconnected", "it did not answer in time")
+            except Exception as error:
+                log.exception("the driver of %s failed", self.name)
+                self._down("disconnected", f"its driver failed: {error}")
             await self.device.close()
             self._refuse_jobs()
             await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
@@ -151,7 +160,7 @@ class Actor:
         if not self._was_up:
             log.info("%s is back: %s", self.name, self.identity)
         self._was_up = True
-        self._set("ready", "")
+        self._set("ready", self._trouble)
         self._ready.set()
 
     async def _serve(self) -> None:
@@ -178,14 +187,16 @@ class Actor:
         except asyncio.CancelledError:
             self._current.cancel()
             job.done.cancel()
+            await asyncio.wait([self._current])
             raise
         current, self._current, self._job = self._current, None, None
-        self._set("ready", "")
+        error = None if current.cancelled() else current.exception()
+        self._set("ready", self._trouble)
         if job.done.done():
             return
         if current.cancelled():
-            job.done.set_exception(Lost(f"{self.name} was stopped in the middle"))
-        elif (error := current.exception()) is not None:
+            job.done.set_exception(Interrupted(f"{self.name} was stopped in the middle"))
+        elif error is not None:
             job.done.set_exception(error)
             if isinstance(error, Lost) and error.sent and not self.quiet:
                 await self._read()
@@ -193,14 +204,27 @@ class Actor:
             job.done.set_result(current.result())
 
     async def _read(self) -> None:
-        """Ask for the readings; one answer may be damaged or lost before the device counts as gone."""
+        """Ask for the readings; one answer may be damaged or lost before the device counts as gone.
+
+        One that answers with a fault of its own is there, and says what is wrong with it.
+        """
         async with asyncio.timeout(READ_S):
             try:
-                readings = await self.device.read()
-            except Lost:
-                readings = await self.device.read()
+                try:
+                    readings = await self.device.read()
+                except Lost:
+                    readings = await self.device.read()
+            except Fault as error:
+                self._say(str(error))
+                return
+        self._say("")
         self.sample = Sample(msgspec.structs.asdict(readings), time.monotonic(), time.time())
         self._on_sample(self)
+
+    def _say(self, trouble: str) -> None:
+        self._trouble = trouble
+        if self.state == "ready":
+            self._set("ready", trouble)
 
     def _down(self, state: ActorState, reason: str) -> None:
         self._ready.clear()

@@ -35,8 +35,12 @@ class Alarms:
         self.standing[alarm_id] = alarm
         self._publish(alarm)
 
+    def clear(self, alarm_id: str) -> None:
+        """The cause of this alarm is gone."""
+        if (alarm := self.standing.pop(alarm_id, None)) is not None:
+            self._publish(msgspec.structs.replace(alarm, state="returned_to_normal", at=utc_now()))
+
     def clear_all(self, *prefixes: str) -> None:
         """The causes of the alarms whose ids begin so are gone."""
         for alarm_id in [key for key in self.standing if key.startswith(prefixes)]:
-            alarm = self.standing.pop(alarm_id)
-            self._publish(msgspec.structs.replace(alarm, state="returned_to_normal", at=utc_now()))
+            self.clear(alarm_id)

@@ -90,7 +90,7 @@ class Controller:
         self._changed = asyncio.Event()
         self._queue_news = asyncio.Event()
         self._watchers: list[tuple[Callable[[State], bool], asyncio.Future[State]]] = []
-        self._start_wanted = False
+        self._start_wanted: asyncio.Future[str] | None = None
         self._work: dict[State, Callable[[], Awaitable[Event | None]]] = {
             State.RESETTING: self._resetting,
             State.IDLE: self._idle,
@@ -130,13 +130,14 @@ class Controller:
                 f"stop-{name}", "critical", name, f"the stop could not be sent to {name}; stop it by hand"
             )
 
-    async def until(self, wanted: Callable[[State], bool]) -> State:
-        """Wait for a state."""
-        if wanted(self.state):
-            return self.state
+    def until(self, wanted: Callable[[State], bool]) -> asyncio.Future[State]:
+        """The first wanted state from now on, however shortly it lasts."""
         future: asyncio.Future[State] = asyncio.get_running_loop().create_future()
-        self._watchers.append((wanted, future))
-        return await future
+        if wanted(self.state):
+            future.set_result(self.state)
+        else:
+            self._watchers.append((wanted, future))
+        return future
 
     def enqueue(self, run: ActiveRun) -> None:
         """Queue a run by priority, then arrival."""
@@ -156,10 +157,12 @@ class Controller:
         """Look again whether the head of the queue may start."""
         self._queue_news.set()
 
-    def want_start(self) -> None:
-        """`start`: begin the head of the queue as soon as the cell is Idle."""
-        self._start_wanted = True
+    def want_start(self) -> asyncio.Future[str]:
+        """`start`: begin the head of the queue as soon as the cell is Idle; why it does not start, or ""."""
+        if self._start_wanted is None:
+            self._start_wanted = asyncio.get_running_loop().create_future()
         self._queue_news.set()
+        return self._start_wanted
 
     async def drive(self) -> None:
         """Do the work of each state, for ever."""
@@ -171,13 +174,13 @@ class Controller:
             change = asyncio.ensure_future(self._changed.wait())
             try:
                 await asyncio.wait([task, change], return_when=asyncio.FIRST_COMPLETED)
-                if not change.done() and (event := task.result()) is not None:
+                # what the work of one state has come to means nothing in the next
+                if not self._changed.is_set() and (event := task.result()) is not None:
                     self.handle(event)
             finally:
-                for each in (task, change):
-                    each.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await each
+                task.cancel()
+                change.cancel()
+                await asyncio.wait([task, change])
 
     async def shut_down(self, grace_s: float) -> None:
         """Hold, give running steps `grace_s` to end, then stop all motion."""
@@ -211,18 +214,30 @@ class Controller:
     async def _idle(self) -> Event | None:
         while True:
             self._queue_news.clear()
-            if self.queue and (self.cell.autostart or self._start_wanted) and not self.blocked():
-                if why := await self.admit(self.queue[0]):
-                    self.withdraw(self.queue[0], why)
-                    continue
-                return Event.START
-            await self._queue_news.wait()
+            if not self._may_start():
+                await self._queue_news.wait()
+                continue
+            head = self.queue[0]
+            why = await self.admit(head)
+            if not self._may_start() or self.queue[0] is not head:
+                continue
+            if why:
+                self.withdraw(head, why)
+                self._start_ends(f"the plan {head.plan_id} cannot start: {why}")
+                continue
+            self.active = self.queue.pop(0)
+            return Event.START
+
+    def _may_start(self) -> bool:
+        wanted = self.cell.autostart or self._start_wanted is not None
+        return bool(self.queue) and wanted and self.accepting and not self.blocked()
+
+    def _start_ends(self, why: str) -> None:
+        if self._start_wanted is not None and not self._start_wanted.done():
+            self._start_wanted.set_result(why)
+        self._start_wanted = None
 
     async def _starting(self) -> Event:
-        self._start_wanted = False
-        if self.active is None:
-            self.active = self.queue.pop(0)
-            self._set_active("Starting")
         self._launch()
         return Event.DONE
 
@@ -232,7 +247,7 @@ class Controller:
         self._task = asyncio.create_task(self._runner.carry_out(), name=f"run {self.active.plan_id}")
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _execute(self) -> Event:
+    async def _execute(self) -> Event | None:
         if self._task is None:
             self._launch()
         assert self._task is not None
@@ -243,9 +258,8 @@ class Controller:
             return Event.DONE
         except Exception as error:
             log.exception("labedge itself failed in run %s", self.active.plan_id if self.active else "")
-            self.reason = f"labedge itself failed: {error}"
-            self.halt_all()
-            return Event.ABORT
+            self.handle(Event.ABORT, f"labedge itself failed: {error}")
+            return None
         return Event.DONE
 
     async def _completing(self) -> Event:
@@ -262,8 +276,10 @@ class Controller:
     async def _holding(self) -> Event:
         if self._task is not None and not self._task.done():
             parked = asyncio.ensure_future(self._parked.wait())
-            await asyncio.wait([self._task, parked], return_when=asyncio.FIRST_COMPLETED)
-            parked.cancel()
+            try:
+                await asyncio.wait([self._task, parked], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                parked.cancel()
         return Event.DONE
 
     async def _stopping(self) -> Event:
@@ -389,7 +405,9 @@ class Controller:
             self.remote_locked = True
             self.journal.set_fact("remote_locked", True)
         if state is State.EXECUTE:
-            self.alarms.clear_all("run-held")
+            self.alarms.clear("run-held")
+        if state is not State.IDLE:
+            self._start_ends("" if state is State.STARTING else f"the cell went to {state.value} instead")
         for wanted, future in self._watchers:
             if not future.done() and wanted(state):
                 future.set_result(state)
@@ -407,21 +425,21 @@ class Controller:
 
     def _finalise_active(self, state: RunState, reason: str) -> None:
         run, self.active, self._task = self.active, None, None
-        self.alarms.clear_all("run-held")
+        self.alarms.clear("run-held")
         if run is None:
             return
         with self.journal.database.together():
-            if self._runner is not None:
-                self._runner.cancel_open()
+            (self._runner or Runner(self, run)).cancel_open()
             self._finalise(run, state, reason)
         self._runner = None
 
     def _finalise(self, run: ActiveRun, state: RunState, reason: str) -> None:
         run.state, run.reason, run.waiting = state, reason, None
-        if not run.documents.started:
-            self.begin_run(run)
-        self.emit(run, run.documents.stop(state, reason, time.time()))
-        self.journal.set_run(run.plan_id, state, reason)
+        with self.journal.database.together():
+            if not run.documents.started:
+                self.begin_run(run)
+            self.emit(run, run.documents.stop(state, reason, time.time()))
+            self.journal.set_run(run.plan_id, state, reason)
         self.listener.run_changed(run, urgent=True)
 
 

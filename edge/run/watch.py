@@ -45,7 +45,7 @@ class Watch:
             with contextlib.suppress(NotInThisState):
                 self.controller.handle(Event(config.command), text, f"interlock {config.name}")
         for config in normal:
-            self.controller.alarms.clear_all(f"interlock-{config.name}")
+            self.controller.alarms.clear(f"interlock-{config.name}")
             self.controller.queue_changed()
 
     def _reading(self, name: str) -> Any:
