@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -20,6 +21,8 @@ from edge.plan.model import ID
 from edge.run.controller import Controller
 from edge.run.machine import Event, NotInThisState, State
 from edge.run.progress import ActiveRun
+
+log = logging.getLogger(__name__)
 
 Answer = Callable[[Reply], None]
 
@@ -50,6 +53,14 @@ _WANTED: dict[Event, Callable[[State], bool]] = {
     Event.RESET: lambda state: state in (State.IDLE, State.STARTING, State.EXECUTE),
     Event.START: lambda state: state in (State.EXECUTE, State.COMPLETING, State.COMPLETE),
 }
+_THERE: dict[Event, State] = {
+    Event.HOLD: State.HELD,
+    Event.UNHOLD: State.EXECUTE,
+    Event.STOP: State.STOPPED,
+    Event.CLEAR: State.STOPPED,
+    Event.RESET: State.IDLE,
+}
+"""Where a command has nothing left to do."""
 _ON_THE_WAY: dict[Event, frozenset[State]] = {
     Event.HOLD: frozenset({State.HOLDING}),
     Event.UNHOLD: frozenset({State.UNHOLDING}),
@@ -119,17 +130,17 @@ class CommandDesk:
                 self.controller.halt_all()
             else:
                 self.controller.handle(Event.ABORT, f"abort by {command.by or 'somebody'}", command.by)
-            self._spawn(self._follow(command, Event.ABORT, answer))
-            return
-        if (first := self.journal.reply(command.id)) is not None:
-            answer(_reply(first))
+            self._spawn(self._follow(command, answer, local=local))
             return
         if command.id in self._under_way:
             return
         try:
+            if (first := self.journal.reply(command.id)) is not None:
+                answer(_reply(first))
+                return
             self._check(command, local=local, retained=retained)
             work = self._begin(command, local=local)
-        except (Refusal, NotInThisState) as error:
+        except LabedgeError as error:
             reply = Reply(command.id, "refused", [Reason("", str(error))])
             self._audit(command, local, "refused")
             self.journal.remember_reply(command.id, reply)
@@ -190,36 +201,49 @@ class CommandDesk:
             raise Refusal(
                 f"interlock {', '.join(violated)} is violated; {name} only when it is back to normal"
             )
+        if event in (*_MOVES, Event.RESET) and not self.controller.accepting:
+            raise Refusal("the daemon is being shut down; nothing begins any more")
         if event is Event.START:
-            self._start()
-        elif self.controller.state not in _ON_THE_WAY[event] and not _WANTED[event](self.controller.state):
-            self._unlock(event, local)
+            return self._start()
+        if self.controller.state not in (_THERE[event], *_ON_THE_WAY[event]):
             self.controller.handle(event, f"{name} by {command.by or 'somebody'}", command.by)
-        return lambda: self._wait(event)
+            self._unlock(event, local)
+        return self._wait(event)
 
-    def _start(self) -> None:
+    def _start(self) -> Callable[[], Awaitable[None]]:
         if self.controller.state is not State.IDLE:
             raise NotInThisState(f"start has no meaning while the cell is {self.controller.state.value}")
         if not self.controller.queue:
             raise Refusal("there is no plan in the queue to start")
-        self.controller.want_start()
+        refused, started = self.controller.want_start(), self._wait(Event.START)
+
+        async def wait() -> None:
+            if why := await refused:
+                raise Refusal(why)
+            await started()
+
+        return wait
 
     def _unlock(self, event: Event, local: bool) -> None:
         if event is Event.RESET and (local or self.controller.cell.remote_clear):
             self.controller.unlock()
 
-    async def _wait(self, event: Event) -> None:
-        """Until the wanted state, or until it cannot be reached any more."""
+    def _wait(self, event: Event) -> Callable[[], Awaitable[None]]:
+        """Wait for the wanted state, or until it cannot be reached any more. The watch begins at once."""
         wanted, on_the_way = _WANTED[event], _ON_THE_WAY[event]
-        state = await self.controller.until(lambda state: wanted(state) or state not in on_the_way)
-        if not wanted(state):
-            raise Refusal(f"the cell went to {state.value} instead")
+        reached = self.controller.until(lambda state: wanted(state) or state not in on_the_way)
 
-    async def _follow(self, command: Command, event: Event, answer: Answer) -> None:
+        async def wait() -> None:
+            if not wanted(state := await reached):
+                raise Refusal(f"the cell went to {state.value} instead")
+
+        return wait
+
+    async def _follow(self, command: Command, answer: Answer, *, local: bool) -> None:
         """An abort is answered after its effect, whatever the journal says."""
         answer(Reply(command.id, "accepted"))
-        self._audit(command, False, "accepted")
-        await self.controller.until(_WANTED[event])
+        self._audit(command, local, "accepted")
+        await self.controller.until(_WANTED[Event.ABORT])
         answer(Reply(command.id, "done"))
 
     async def _finish(self, command: Command, work: Callable[[], Awaitable[None]], answer: Answer) -> None:
@@ -230,6 +254,9 @@ class CommandDesk:
             reply = Reply(command.id, "done")
         except LabedgeError as error:
             reply = Reply(command.id, "failed", [Reason("", str(error))])
+        except Exception as error:
+            log.exception("labedge itself failed in command %s", command.command)
+            reply = Reply(command.id, "failed", [Reason("", f"labedge itself failed: {error}")])
         self._under_way.discard(command.id)
         self.journal.remember_reply(command.id, reply)
         answer(reply)
@@ -250,7 +277,7 @@ class CommandDesk:
             self.controller.withdraw(run, why)
             return _nothing
         self.controller.handle(Event.STOP, why, command.by)
-        return lambda: self._wait(Event.STOP)
+        return self._wait(Event.STOP)
 
     def _resolve(self, command: Command) -> Callable[[], Awaitable[None]]:
         run = self._run(command)
@@ -285,7 +312,7 @@ class CommandDesk:
         plan_id, from_seq = command.args.get("plan_id"), command.args.get("from_seq", 0)
         if not isinstance(plan_id, str) or self.journal.run(plan_id) is None:
             raise Refusal(f"there is no run `{plan_id}`")
-        if not isinstance(from_seq, int) or isinstance(from_seq, bool) or from_seq < 0:
+        if not isinstance(from_seq, int) or isinstance(from_seq, bool) or not 0 <= from_seq < 2**63:
             raise Refusal("from_seq must be a whole number, 0 or more")
         return lambda: self._replay(plan_id, from_seq)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from drivers.errors import DriverError
-from edge.run.actor import Actor
+from edge.run.actor import Actor, Interrupted
 from edge.run.alarms import Alarms
 from edge.run.stopping import confirm
 
@@ -32,6 +32,8 @@ async def _prepare(actor: Actor) -> None:
             await actor.perform(actor.device.prepare, wait_s=CONNECT_WAIT_S)
     except (DriverError, TimeoutError) as error:
         log.warning("%s is not prepared: %s", actor.name, error)
+    except Exception:
+        log.exception("the driver of %s failed while it prepared", actor.name)
 
 
 async def confirm_all(actors: Iterable[Actor], alarms: Alarms, *, halt: bool = False) -> None:
@@ -48,10 +50,21 @@ async def _confirm(actor: Actor, alarms: Alarms, halt: bool) -> None:
             actor.device.halt()
         return await confirm(actor.device)
 
-    try:
-        why = await actor.perform(still, wait_s=CONNECT_WAIT_S if halt else CONFIRM_WAIT_S)
-    except DriverError as error:
-        why = str(error)
+    why = await _still(actor, still, CONNECT_WAIT_S if halt else CONFIRM_WAIT_S)
     if why:
         text = f"{actor.name} has not confirmed that it stands still: {why}"
         alarms.raise_(f"moving-{actor.name}", "critical", actor.name, text)
+
+
+async def _still(actor: Actor, still: Callable[[], Awaitable[str]], wait_s: float) -> str:
+    """Why the device may still move. A further stop interrupts the question, which is then asked again."""
+    while True:
+        try:
+            return await actor.perform(still, wait_s)
+        except Interrupted:
+            continue
+        except DriverError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("the driver of %s failed when it was asked whether it moves", actor.name)
+            return f"its driver failed: {error}"
