@@ -80,5 +80,5 @@ def test_only_true_is_a_violation() -> None:
 
 def test_none_at_all() -> None:
     locks = Interlocks([])
-    assert locks.evaluate(0.0, {}.__getitem__) == ([], [])
+    assert locks.evaluate(0.0, dict[str, Any]().__getitem__) == ([], [])
     assert (locks.due(), locks.violated()) == (None, [])

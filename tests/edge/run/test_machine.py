@@ -30,7 +30,7 @@ Stopping     -         -        -       -         -          -            -     
 Aborting     -         -        -       -         -          -            -        -        -        Aborted
 Aborted      -         -        -       -         -          -            -        -        Clearing -
 Clearing     -         -        -       -         -          -            -        Aborting -        Stopped
-"""
+"""  # noqa: E501  # a table as wide as the standard's
 
 HEAD, *ROWS = (line.split() for line in MATRIX.strip().splitlines())
 CASES = [(row[0], event, target) for row in ROWS for event, target in zip(HEAD[1:], row[1:], strict=True)]
@@ -64,19 +64,6 @@ def test_a_whole_run() -> None:
     machine = PackML()
     walk = "reset done start done hold done unhold done done done reset done stop done"
     states = [machine.handle(Event(event)).value for event in walk.split()]
-    assert states == [
-        "Resetting",
-        "Idle",
-        "Starting",
-        "Execute",
-        "Holding",
-        "Held",
-        "Unholding",
-        "Execute",
-        "Completing",
-        "Complete",
-        "Resetting",
-        "Idle",
-        "Stopping",
-        "Stopped",
-    ]
+    assert states[:6] == ["Resetting", "Idle", "Starting", "Execute", "Holding", "Held"]
+    assert states[6:10] == ["Unholding", "Execute", "Completing", "Complete"]
+    assert states[10:] == ["Resetting", "Idle", "Stopping", "Stopped"]
