@@ -186,8 +186,8 @@ class Actor:
             await asyncio.wait([self._current])
         except asyncio.CancelledError:
             self._current.cancel()
-            job.done.cancel()
             await asyncio.wait([self._current])
+            job.done.cancel()
             raise
         current, self._current, self._job = self._current, None, None
         error = None if current.cancelled() else current.exception()
