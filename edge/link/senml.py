@@ -20,6 +20,8 @@ _REGISTERED = {
 }
 """Ours -> the IANA registry's (RFC 8428 section 12.1, RFC 8798)."""
 _BY_FIELD = {"ph": "pH"}
+_OTHERWISE = "cell"
+"""In front of a cell's id that begins with - or _, as no SenML name may (section 4.5.1)."""
 
 
 def pack(cell: str, device: str, values: Mapping[str, Any], time_s: float) -> list[dict[str, Any]]:
@@ -35,7 +37,9 @@ def pack(cell: str, device: str, values: Mapping[str, Any], time_s: float) -> li
         unit = _BY_FIELD.get(field) or _REGISTERED.get(unit_of(field) or "")
         records.append({"n": field} | ({"u": unit} if unit and "v" in record else {}) | record)
     if records:
-        records[0] = {"bn": f"{cell}:{device}:", "bt": time_s} | records[0]
+        first = cell[:1].isascii() and cell[:1].isalnum()
+        name = f"{cell}:{device}:" if first else f"{_OTHERWISE}:{cell}:{device}:"
+        records[0] = {"bn": name, "bt": time_s} | records[0]
     return records
 
 
