@@ -79,7 +79,7 @@ class Daemon:
         self.journal = Journal(self.database)
         self.outbox = Outbox(self.database)
         inventory = self.journal.inventory() or Inventory.initial(self.model)
-        self.keeper = Bookkeeper(self.model, inventory)
+        self.keeper = Bookkeeper(self.model, inventory.fitted(self.model))
         self.session = Session(self.cell, self.outbox)
         self.alarms = Alarms(self.session.alarm)
         self.controller = Controller(self.cell, self.model, self.journal, self.keeper, self.alarms)

@@ -49,6 +49,26 @@ class Inventory:
                 inventory.wells[f"{name}/{well}"] = dict(liquid)
         return inventory
 
+    def fitted(self, cell: CellModel) -> Inventory:
+        """The same for a cell file that was edited since.
+
+        What the file has no longer is left out; what it has new stands, and holds, as it says.
+        """
+        fresh = Inventory.initial(cell)
+        known = {well.partition("/")[0] for well in self.wells} | self.places.keys()
+        wells = {well: liquid for well, liquid in self.wells.items() if cell.has_well(well)}
+        wells |= {well: liquid for well, liquid in fresh.wells.items() if well.partition("/")[0] not in known}
+        places = {
+            name: standing
+            for name, standing in self.places.items()
+            if name in cell.labware and (standing is None or standing.nest in cell.positions)
+        }
+        fitted = Inventory(wells, {name: self.vessels.get(name, {}) for name in fresh.vessels}, places)
+        for name, standing in fresh.places.items():
+            if name not in known and standing is not None and fitted.labware_at(standing.nest) is None:
+                places[name] = standing
+        return fitted
+
     def copy(self) -> Inventory:
         return copy.deepcopy(self)
 

@@ -256,6 +256,10 @@ class Controller:
             self._task.result()
         except StopRun:
             return Event.DONE
+        except StoreError as error:
+            log.error("the run is aborted: %s", error)
+            self.handle(Event.ABORT, str(error))
+            return None
         except Exception as error:
             log.exception("labedge itself failed in run %s", self.active.plan_id if self.active else "")
             self.handle(Event.ABORT, f"labedge itself failed: {error}")

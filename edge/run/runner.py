@@ -357,10 +357,12 @@ class Runner:
         device, _, reading = name.partition(".")
         if device not in self.cell.actors:
             return self.run.lookup(name)
-        values = self.cell.actors[device].sample.values
-        if reading not in values:
+        actor = self.cell.actors[device]
+        if actor.reason:  # away, or in trouble: what it said last may be long past
+            raise LookupError(f"`{name}` cannot be read now: {actor.reason}")
+        if reading not in actor.sample.values:
             raise LookupError(f"`{name}` has not been read yet")
-        return values[reading]
+        return actor.sample.values[reading]
 
 
 def _safe_to_repeat(compiled: CompiledStep, outcome: Outcome) -> bool:

@@ -181,15 +181,11 @@ async def test_every_command_of_a_run_at_the_bench(cell: RunningCell) -> None:
         done = await typed(cell, *words)
         assert done.returncode == 0, done.stderr
     assert "State   Idle" in (await typed(cell, "status", *over_mqtt(cell))).stdout
-    for words in (
-        ("unhold",),
-        ("start",),
-        ("cancel", plan_id),
-        ("resolve", plan_id, "draw0", "--as", "repeat"),
-    ):
-        wrong = await typed(cell, *words)
-        assert wrong.returncode == 1, words
-        assert wrong.stderr.startswith(f"{words[0]} refused: ")
+    refused: list[tuple[str, ...]] = [("unhold",), ("start",), ("cancel", plan_id)]
+    for refusing in [*refused, ("resolve", plan_id, "draw0", "--as", "repeat")]:
+        wrong = await typed(cell, *refusing)
+        assert wrong.returncode == 1, refusing
+        assert wrong.stderr.startswith(f"{refusing[0]} refused: ")
 
 
 async def test_check_with_connect(mosquitto: MosquittoFactory, tmp_path: Path, cell: RunningCell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -348,3 +349,51 @@ async def test_killed_while_the_arm_carries_or_the_photometer_reads(
             found = await documents(cell, plan["plan_id"])
             assert gapless(found)
             assert phases(found) == [(name, "finished") for name in ("power", "carry", "read")]
+
+
+async def test_a_journal_that_cannot_be_written_stops_everything_and_an_abort_is_still_obeyed(
+    cell: RunningCell, place: BenchPlace, tmp_path: Path
+) -> None:
+    plan = plan_of(cell.id, PRIME, draw(300, speed_ul_s=10), drop(20))
+    await begun(cell, place, plan)
+    assert cell._process is not None
+    # A disk that is full, as far as this process can see.
+    full = max(file.stat().st_size for file in (tmp_path / "state").iterdir())
+    resource.prlimit(cell._process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+    await cell.state("Aborted")
+    assert "journal" in cell.cli("status").stdout
+    assert order(place) == ["aspirate"]
+    for _ in range(2):
+        aborted = cell.cli("abort")
+        assert aborted.returncode == 0, aborted.stderr
+    resource.prlimit(
+        cell._process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    )
+    cell.stop()
+    assert "Traceback" not in cell.log.read_text()
+    cell.start()
+    await cell.state("Aborted")
+
+
+async def test_a_plate_that_the_cell_file_has_replaced_is_gone_from_the_books(
+    cell: RunningCell, place: BenchPlace
+) -> None:
+    first = plan_of(cell.id, PRIME, draw(60), drop(60), draw(30, "left"))
+    await cell.submit(first)
+    await cell.run_state(first["plan_id"], "Complete")
+    cell.stop()
+    await cell.until(lambda: cell.of("cell/status")[-1] == {"online": False})
+    labware = cell.cell["labware"]
+    labware["plate-2"] = labware.pop("plate-1")
+    cell.cell["devices"].pop("blue")
+    await revive(cell, "Idle")
+    inventory = await cell.until(
+        lambda: "plate-2" in cell.of("cell/inventory")[-1]["labware"] and cell.of("cell/inventory")[-1]
+    )
+    assert inventory["labware"]["plate-2"] == {"type": "sbs-96", "at": "nest-1", "wells": {}}
+    assert inventory["labware"]["reservoir"]["wells"]["A1"]["volume_ul"] == pytest.approx(39_910, abs=1)
+    assert inventory["vessels"]["red"]["volume_ul"] == pytest.approx(30, abs=1)
+    assert "blue" not in inventory["vessels"]
+    second = plan_of(cell.id, drop(30) | {"args": {"target": "plate-2/A1", "volume_ul": 30}})
+    assert (await cell.submit(second))["verdict"] == "accepted"
+    await cell.run_state(second["plan_id"], "Complete")

@@ -330,3 +330,19 @@ async def test_commands_that_do_not_exist_are_refused_with_a_sentence(
     assert answer["result"] == "refused"
     assert len(answer["reasons"][0]["message"].split()) > 4
     assert order_of(command, cell.id)["command"] == command
+
+
+async def test_a_live_reading_of_a_device_in_trouble_is_not_used(
+    cell: RunningCell, place: BenchPlace
+) -> None:
+    await cell.until(lambda: cell.of("telemetry/scale"))
+    blind(place)
+    alarm = await cell.until(lambda: [a for a in cell.of("alarm") if a["id"] == "device-scale"])
+    assert "error 1" in alarm[0]["message"]
+    assert cell.of("cell/status")[-1]["devices"]["scale"]["state"] in ("ready", "busy")
+    plan_id = await accepted(cell, PRIME, draw({"$": "20 + scale.mass_g"}))
+    assert "scale.mass_g" in await waiting(cell, plan_id, "draw")
+    blind(place, 0)
+    await cell.until(lambda: cell.of("cell/status")[-1]["devices"]["scale"]["reason"] == "")
+    assert (await cell.command("unhold"))["result"] == "done"
+    await cell.run_state(plan_id, "Complete")
