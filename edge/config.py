@@ -178,11 +178,6 @@ class _Reader:
         if address is None:
             return None
         host, port, tls = address
-        if not tls and (unused := [name for name, file in files.items() if file is not None]):
-            message = f"`{unused[0]}` has no effect: nothing is encrypted on {values['url']}"
-            self.document.wrong(
-                f"mqtt.{unused[0]}", message, "Write mqtts:// in `url`, or leave the file out"
-            )
         return Mqtt(
             url=values["url"],
             host=host,

@@ -97,12 +97,11 @@ class Daemon:
             period_s = 1.0 / self.cell.telemetry.rate_hz
             self.controller.actors[name] = Actor(device, period_s, self._device_changed, self._sampled)
         self.session.describe_run = run_status
-        topics = self.session.topics
-        self.session.retained = {
-            topics.cell_status: lambda: _encode(self._status()),
-            topics.capabilities: lambda: _encode(capabilities(self.cell, self.model, QUEUE_LIMIT)),
-            topics.inventory: lambda: _encode(inventory_status(self.model, self.keeper.inventory)),
-        }
+        self.session.refused = lambda text: self.alarms.raise_("broker", "high", "broker", text)
+        topics, keep = self.session.topics, self.session.retained.keep
+        keep(topics.cell_status, lambda: _encode(self._status()))
+        keep(topics.capabilities, lambda: _encode(capabilities(self.cell, self.model, QUEUE_LIMIT)))
+        keep(topics.inventory, lambda: _encode(inventory_status(self.model, self.keeper.inventory)))
 
     def _recover(self) -> None:
         """Take over where the last session ended."""
@@ -139,31 +138,39 @@ class Daemon:
             self.controller.handle(Event.UNHOLD, "recovery: resume")
 
     async def _serve(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self.session.run(), name="mqtt"),
-                group.create_task(self.watch.run(), name="interlocks"),
-                group.create_task(
-                    serve(self.cell.state_dir, self.cell.cell, self.desk, self.query), name="local"
-                ),
-                *(
-                    group.create_task(actor.run(), name=actor.name)
-                    for actor in self.controller.actors.values()
-                ),
-            ]
-            drive = group.create_task(self.controller.drive(), name="cell")
-            log.info("cell %s is up; state in %s", self.cell.cell, self.cell.state_dir)
-            await self._ending.wait()
-            log.info("ending: holding, then stopping all motion")
-            await self.controller.shut_down(GRACE_S)
-            drive.cancel()
+        mqtt = asyncio.create_task(self.session.run(), name="mqtt")
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = self._begin(group, mqtt)
+                log.info("cell %s is up; state in %s", self.cell.cell, self.cell.state_dir)
+                await self._ending.wait()
+                log.info("ending: holding, then stopping all motion")
+                await self.controller.shut_down(GRACE_S)
+                for task in tasks:
+                    task.cancel()
+        except BaseException:
+            # whatever has failed, nothing may go on moving with nobody to watch it
+            self.controller.halt_all()
+            raise
+        finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self.session.say_goodbye()
-            for task in tasks:
-                task.cancel()
-        for actor in self.controller.actors.values():
-            await actor.device.close()
+            mqtt.cancel()
+            await asyncio.wait([mqtt], timeout=GOODBYE_S)
+            for actor in self.controller.actors.values():
+                await actor.device.close()
+
+    def _begin(self, group: asyncio.TaskGroup, mqtt: asyncio.Task[None]) -> list[asyncio.Task[None]]:
+        """Start everything; the broker connection outlives the others, to tell of their end."""
+        local = serve(self.cell.state_dir, self.cell.cell, self.desk, self.query)
+        return [
+            group.create_task(_joined(mqtt), name="mqtt"),
+            group.create_task(self.watch.run(), name="interlocks"),
+            group.create_task(local, name="local"),
+            *(group.create_task(actor.run(), name=actor.name) for actor in self.controller.actors.values()),
+            group.create_task(self.controller.drive(), name="cell"),
+        ]
 
     def _standing(self, labware: str) -> tuple[str, str | None] | None:
         standing = self.keeper.inventory.places.get(labware)
@@ -204,6 +211,11 @@ class Daemon:
             "run": run_status(active) if active else None,
             "alarms": list(self.alarms.standing.values()),
         }
+
+
+async def _joined(task: asyncio.Task[None]) -> None:
+    """A failure of the task is everybody's; it is not cancelled with the others."""
+    await asyncio.shield(task)
 
 
 async def run_daemon(cell: Cell) -> None:

@@ -41,6 +41,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> (module and attribute, what the list of commands says of it)."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended before it had an answer."""
+
 UNBUILT = (
     "suspend",
     "unsuspend",
@@ -97,6 +100,13 @@ class LazyGroup(click.Group):
         """The list of commands out of the table, so that `--help` imports none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)  # click would say `Aborted!`, which means another thing here
+            sys.exit(INTERRUPTED)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:

@@ -14,7 +14,6 @@ import msgspec
 
 from edge.errors import LabedgeError
 
-INTERRUPTED = 130
 PLATE_WELLS = 96
 LEAST_WELLS = 3
 """A blank, a replicate and a new recipe."""
@@ -32,7 +31,8 @@ def demo(plans: int, wells: int, seed: int, keep: bool, as_json: bool) -> None:
     """Match a hidden colour, with nothing but this machine.
 
     Starts an MQTT broker, a simulated bench, the daemon and a planner, each its own process. The planner
-    pushes plans over MQTT and designs each from the results of those before. Ends by itself.
+    pushes plans over MQTT and designs each from the results of those before. Ends by itself, or earlier by
+    Ctrl-C; either way nothing is left running.
     """
     if plans * wells > PLATE_WELLS:
         raise click.UsageError(f"{plans} plans of {wells} wells do not fit on a plate of {PLATE_WELLS}.")
@@ -43,7 +43,7 @@ def demo(plans: int, wells: int, seed: int, keep: bool, as_json: bool) -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """Before anything is started, an interruption only has to be told."""
-    raise SystemExit(INTERRUPTED)
+    raise SystemExit(0)
 
 
 class _Show:
@@ -74,7 +74,7 @@ class _Show:
         await asyncio.wait([task])
         if self._interrupted:
             self._say(f"Interrupted; everything is ended, and what there is lies in {demo.folder}")
-            return INTERRUPTED
+            return 0
         return task.result()
 
     async def _run(self, demo: Any) -> int:

@@ -18,7 +18,7 @@ from edge.config import load_cell
 from edge.errors import LabedgeError
 from edge.link.messages import Verdict, utc_now
 from edge.plan.cellmodel import CellModel
-from edge.plan.check import CompiledPlan, check, resolve
+from edge.plan.check import CompiledPlan, check
 from edge.plan.inventory import Inventory
 from edge.plan.model import MAX_BYTES, Unreadable, parse
 
@@ -52,33 +52,24 @@ def check_command(file: Path, cell_file: Path, as_json: bool) -> None:
         reasons = wrong + reasons
     except Unreadable as error:
         compiled, reasons = None, error.reasons
-    estimate_s = estimated_s(compiled, model) if compiled is not None and not reasons else None
+    total_s = _estimated_s(compiled) if compiled is not None and not reasons else None
     if as_json:
-        _print({"file": str(file), "ok": not reasons, "reasons": reasons, "estimate_s": estimate_s})
+        _print({"file": str(file), "ok": not reasons, "reasons": reasons, "estimate_s": total_s})
     elif reasons:
         click.echo("\n".join(_line(reason) for reason in reasons))
         click.echo(f"{file}: {len(reasons)} mistake{'s' if len(reasons) != 1 else ''}.")
     else:
         assert compiled is not None
-        time = f", about {estimate_s:.0f} s" if estimate_s is not None else ""
+        time = f", about {total_s:.0f} s" if total_s is not None else ""
         click.echo(f"{file}: in order, {len(compiled.steps)} steps{time}.")
     if reasons:
         sys.exit(1)
 
 
-def estimated_s(compiled: CompiledPlan, model: CellModel) -> float | None:
+def _estimated_s(compiled: CompiledPlan) -> float | None:
     """Sum of the drivers' typical times; None where an argument is only known at run time."""
-    total = 0.0
-    for step in compiled.steps:
-        args, unknown = resolve(step, _nothing_known)
-        if unknown:
-            return None
-        total += step.operation.estimate_s(model.devices[step.step.device].options, args)
-    return total
-
-
-def _nothing_known(name: str) -> Any:
-    raise LookupError(name)
+    known = [seconds for seconds in compiled.estimates if seconds is not None]
+    return sum(known) if len(known) == len(compiled.estimates) else None
 
 
 @plan.command("simulate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -84,7 +84,7 @@ def summary(found: dict[str, Any]) -> Iterator[str]:
     minutes, seconds = divmod(round(found["without_humans_s"]), 60)
     plans = found["plans"]
     wells = f"{found['experiments']} wells in {plans} plan{'s' if plans != 1 else ''}"
-    best = f"{found['best_distance']:.2f} (about 2 is just visible)"
+    best = f"{found['best_distance']:.2f} (mean over the wells of the best recipe; about 2 is just visible)"
     yield f"Experiments            {wells}, each designed from the results before it"
     yield f"Best colour distance   {best} with {recipe_text(found['best_recipe'])}"
     yield f"The hidden recipe was  {recipe_text(found['hidden_recipe'])}"

@@ -75,13 +75,16 @@ async def answers(path: Path) -> bool:
 
 
 async def _running() -> list[tuple[str, Path]]:
-    """Cell and socket of every running daemon of this user; links that lead nowhere are removed."""
+    """Cell and socket of every running daemon of this user; links of daemons that are gone are removed.
+
+    A link of a daemon that was killed may lead to the socket of the one that followed it.
+    """
     found = []
     for link in sorted(runtime_dir().glob("*.*.sock")):
-        if await answers(link):
-            found.append((link.name.split(".")[0], link.resolve()))
-        elif not _alive(link.name.split(".")[1]):
+        if not _alive(link.name.split(".")[1]):
             link.unlink(missing_ok=True)
+        elif await answers(link):
+            found.append((link.name.split(".")[0], link.resolve()))
     return found
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from edge.cell import Cell
 from edge.link.messages import Alarm, Document, Offline, Reason, Reply, RunStatus, Verdict
+from edge.link.retained import Retained
 from edge.link.senml import pack
 from edge.link.topics import Topics
 from edge.plan.model import ID, MAX_BYTES
@@ -25,6 +25,7 @@ from edge.run.controller import Listener
 from edge.run.intake import Intake
 from edge.run.progress import ActiveRun
 from edge.store.database import StoreError
+from edge.store.journal import FINAL
 from edge.store.outbox import Message as OutboxMessage
 from edge.store.outbox import Outbox
 from protocols.errors import BadRequest, WireError
@@ -32,8 +33,8 @@ from protocols.mqtt import Message, MqttSession, MqttSettings, Will
 
 log = logging.getLogger(__name__)
 
-STATUS_PERIOD_S = 0.5
-"""A run's progress is told at most twice a second; its changes of state at once."""
+WAITING_PLANS = 64
+"""Plans without QoS that may wait; more are dropped, as QoS 0 allows."""
 COMMAND_BYTES = 64 * 1024
 RESEND_S = 1.0
 
@@ -51,14 +52,13 @@ class Session(Listener):
         self.cell = cell
         self.outbox = outbox
         self.topics = Topics(cell.cell)
-        self.retained: dict[str, Callable[[], bytes]] = {}
-        """Topic -> what is retained there; made when it is sent, so that the newest wins."""
-        self._dirty: dict[str, None] = {}
-        self._news = asyncio.Event()
         self._plans: asyncio.Queue[Message] = asyncio.Queue()
-        self._told_at: dict[str, float] = {}
         self._up = asyncio.Event()
+        self.retained = Retained(self._publish_retained, self._up)
+        self._ended = False
         self._acks: set[asyncio.Task[None]] = set()
+        self.refused: Callable[[str], None]
+        """Hears of messages that the broker will never take."""
         self.describe_run: Callable[[ActiveRun], RunStatus]
         self.intake: Intake
         self.desk: CommandDesk
@@ -66,7 +66,7 @@ class Session(Listener):
         self._data = MqttSession(
             self._settings(f"labedge-{cell.cell}", MAX_BYTES),
             subscriptions=[(self.topics.submit, 1), (self.topics.check, 1)],
-            on_message=self._plans.put_nowait,
+            on_message=self._on_plan,
             on_up=self._on_up,
             on_down=self._on_down,
             will=will,
@@ -87,9 +87,9 @@ class Session(Listener):
             host=mqtt.host,
             port=mqtt.port,
             tls=mqtt.tls,
-            ca_file=mqtt.ca_file,
-            cert_file=mqtt.cert_file,
-            key_file=mqtt.key_file,
+            ca_file=mqtt.ca_file if mqtt.tls else None,
+            cert_file=mqtt.cert_file if mqtt.tls else None,
+            key_file=mqtt.key_file if mqtt.tls else None,
             username=mqtt.username,
             password=mqtt.password,
             protocol=mqtt.protocol,
@@ -103,16 +103,22 @@ class Session(Listener):
             group.create_task(self._commands.run())
             group.create_task(self._take_plans())
             group.create_task(self._send_outbox())
-            group.create_task(self._send_retained())
+            group.create_task(self.retained.send_forever())
 
     async def say_goodbye(self) -> None:
-        """Tell `online: false` before the connection is closed."""
+        """Tell `online: false` before the connection is closed; nothing retained is told after it."""
+        self._ended = True
         with contextlib.suppress(WireError):
             await self._data.publish(
                 self.topics.cell_status, _encode(Offline()), qos=1, retain=True, timeout_s=2.0
             )
 
     # ---- in -------------------------------------------------------------------------------------
+
+    def _on_plan(self, message: Message) -> None:
+        """QoS 1 is bounded by what the broker may send unacknowledged; the rest is bounded here."""
+        if message.qos > 0 or self._plans.qsize() < WAITING_PLANS:
+            self._plans.put_nowait(message)
 
     async def _take_plans(self) -> None:
         while True:
@@ -125,6 +131,11 @@ class Session(Listener):
                 except StoreError as error:
                     log.error("a plan could not be stored: %s", error)
                     continue
+                except Exception as error:
+                    log.exception("labedge itself failed on a plan")
+                    reason = Reason("", f"labedge itself failed on this plan: {error}")
+                    verdict = Verdict(unreadable_id(message.payload), "rejected", [reason])
+            log.info("plan %s: %s", verdict.plan_id, verdict.verdict)
             self._answer(verdict.plan_id, _encode(verdict), message)
             await self._durably(message.ack)
 
@@ -140,6 +151,9 @@ class Session(Listener):
         log.warning("a message of %d bytes on %s was refused; the limit is %d", size, topic, MAX_BYTES)
 
     def _on_command(self, message: Message) -> None:
+        if not message.payload:  # how a retained message is cleared; it asks for nothing
+            message.ack()
+            return
         try:
             command = read_command(message.payload)
         except Refusal as error:
@@ -170,20 +184,22 @@ class Session(Listener):
     # ---- out ------------------------------------------------------------------------------------
 
     def _on_up(self) -> None:
-        for topic in self.retained:
-            self._dirty[topic] = None
-        self._news.set()
+        self.retained.tell_all()
         self._up.set()
 
     def _on_down(self, reason: str) -> None:
         self._up.clear()
+
+    async def _publish_retained(self, topic: str, payload: bytes) -> None:
+        if not self._ended:
+            await self._data.publish(topic, payload, qos=1, retain=True)
 
     async def _send_outbox(self) -> None:
         while True:
             await self._up.wait()
             try:
                 await self.outbox.send_forever(self._publish)
-            except (BadRequest, StoreError) as error:
+            except StoreError as error:
                 log.error("nothing can be sent: %s", error)
                 await asyncio.sleep(RESEND_S)
             except WireError:
@@ -192,64 +208,43 @@ class Session(Listener):
     async def _publish(self, message: OutboxMessage) -> None:
         try:
             await self._data.publish(
-                message.topic, message.payload, qos=1, correlation_data=message.correlation
+                message.topic,
+                message.payload,
+                qos=1,
+                retain=message.retain,
+                correlation_data=message.correlation,
             )
         except BadRequest as error:
+            # one message that the broker will never take must not keep everything behind it from leaving
+            log.error("a message on %s is dropped: %s", message.topic, error)
             if message.topic.startswith(f"{self.topics.base}/"):
-                raise
-            # whoever asked chose this topic: it must not keep everything behind it from leaving
-            log.warning("a reply is dropped: %s", error)
-
-    def tell(self, topic: str) -> None:
-        """Something retained is another one; sent as soon as the link allows."""
-        self._dirty[topic] = None
-        self._news.set()
-
-    async def _send_retained(self) -> None:
-        while True:
-            await self._news.wait()
-            await self._up.wait()
-            self._news.clear()
-            while self._dirty:
-                topic = next(iter(self._dirty))
-                del self._dirty[topic]
-                make = self.retained.get(topic)
-                try:
-                    await self._data.publish(topic, make() if make else b"", qos=1, retain=True)
-                except WireError as error:
-                    self._dirty[topic] = None
-                    log.debug("%s was not sent: %s", topic, error)
-                    await asyncio.sleep(RESEND_S)
-                    if not self._up.is_set():
-                        break
+                self.refused(f"the broker refuses messages on {message.topic}: {error}")
 
     def cell_changed(self) -> None:
-        self.tell(self.topics.cell_status)
+        self.retained.tell(self.topics.cell_status)
 
     def inventory_changed(self) -> None:
-        self.tell(self.topics.inventory)
+        self.retained.tell(self.topics.inventory)
 
     def run_changed(self, run: ActiveRun, urgent: bool) -> None:
         topic = self.topics.run_status(run.plan_id)
+        if run.state in FINAL:
+            # durable, because after a restart nobody would tell it again
+            self.retained.forget(topic)
+            self.outbox.post(topic, _encode(self.describe_run(run)), retain=True)
+            return
         if topic not in self.retained:
-            self.retained[topic] = lambda: _encode(self.describe_run(run))
+            self.retained.keep(topic, lambda: _encode(self.describe_run(run)))
             self._forget_old()
-        now = time.monotonic()
-        wait_s = self._told_at.get(topic, 0.0) + STATUS_PERIOD_S - now
-        if urgent or wait_s <= 0:
-            self._told_at[topic] = now
-            self.tell(topic)
-        elif topic not in self._dirty:
-            self._told_at[topic] = now + wait_s
-            asyncio.get_running_loop().call_later(wait_s, self.tell, topic)
+        if urgent:
+            self.retained.tell(topic)
+        else:
+            self.retained.tell_progress(topic)
 
     def _forget_old(self) -> None:
         """Clear the retained status of runs that are long past."""
         for plan_id in self.intake.journal.long_past():
-            topic = self.topics.run_status(plan_id)
-            self.retained.pop(topic, None)
-            self._told_at.pop(topic, None)
-            self.tell(topic)
+            self.outbox.post(self.topics.run_status(plan_id), b"", retain=True)
 
     def documents(self, run: ActiveRun, documents: list[Document]) -> None:
         topic = self.topics.documents(run.plan_id)

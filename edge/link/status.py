@@ -99,7 +99,7 @@ def run_status(run: ActiveRun) -> RunStatus:
         state=run.state,
         steps=run.counts(),
         current=run.current(),
-        waiting_for=[run.waiting] if run.waiting else [],
+        waiting_for=[run.waiting] if run.waiting and run.resolution is None else [],
         eta_s=run.left_s(),
         reason=run.reason,
         updated_at=utc_now(),

@@ -5,6 +5,7 @@ Compiled once from the cell file and the drivers' declarations.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,7 @@ def _device(name: str, config: Any) -> DeviceModel:
 _KINDS = {"number": "number", "integer": "number", "string": "string", "boolean": "boolean", "array": "list"}
 
 
+@functools.cache
 def field_kinds(struct: type[msgspec.Struct]) -> dict[str, str]:
     """Field -> number, string, boolean or list, for the types that expressions know."""
     (_, definitions) = msgspec.json.schema_components([struct])

@@ -57,6 +57,8 @@ class CompiledPlan:
 
     plan: Plan
     steps: tuple[CompiledStep, ...]
+    estimates: tuple[float | None, ...]
+    """Seconds of each step by the driver's estimate; None where an argument is only known at run time."""
 
 
 @dataclass
@@ -93,7 +95,8 @@ def check(
         else:
             booking = False
         scope.later.discard(step.id)
-    return CompiledPlan(plan, tuple(steps)), reasons.all()
+    estimates = tuple(_estimate_s(step, cell) for step in steps)
+    return CompiledPlan(plan, tuple(steps), estimates), reasons.all()
 
 
 def resolve(compiled: CompiledStep, lookup: Lookup) -> tuple[Any, list[Reason]]:
@@ -116,8 +119,7 @@ def resolve(compiled: CompiledStep, lookup: Lookup) -> tuple[Any, list[Reason]]:
         return None, [Reason("args", f"{error}")]
 
 
-def estimate_s(compiled: CompiledStep, cell: CellModel) -> float | None:
-    """The driver's estimate of a step, seconds; None where an argument is only known at run time."""
+def _estimate_s(compiled: CompiledStep, cell: CellModel) -> float | None:
     args, wrong = resolve(compiled, _nothing)
     if wrong:
         return None

@@ -72,8 +72,9 @@ async def _try(device: Device, operation: Operation, context: AttemptContext, ti
     except Fault as error:
         return Outcome("failed", reason=str(error))
     except Lost as error:
-        if not error.sent:
+        if not error.sent and context.intent is None:
             return Outcome("not_executed", reason=str(error))
+        # Behind an intent `sent` may speak of a later question to the device: only the device can tell.
         return _unknown(operation, context, str(error))
 
 

@@ -127,7 +127,7 @@ class CommandDesk:
         """Begin the command; `answer` is called once or twice."""
         if command.command == "abort":
             if self.controller.state in (State.ABORTING, State.ABORTED):
-                self.controller.halt_all()
+                self.controller.stop_devices()
             else:
                 self.controller.handle(Event.ABORT, f"abort by {command.by or 'somebody'}", command.by)
             self._spawn(self._follow(command, answer, local=local))

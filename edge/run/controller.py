@@ -116,6 +116,7 @@ class Controller:
         state = self.machine.handle(event)
         if event is not Event.DONE:
             self.reason = reason
+            log.info("%s: %s%s", event.value, state.value, f" ({reason})" if reason else "")
         self._note(state, by)
         self._changed.set()
         return state
@@ -125,7 +126,14 @@ class Controller:
         failed = stop_everything(actor.device for actor in self.actors.values())
         for actor in self.actors.values():
             actor.interrupt()
-        for name in failed:
+        self._tell_unstopped(failed)
+
+    def stop_devices(self) -> None:
+        """Send every stop once more, and leave alone what asks whether the first one worked."""
+        self._tell_unstopped(stop_everything(actor.device for actor in self.actors.values()))
+
+    def _tell_unstopped(self, names: list[str]) -> None:
+        for name in names:
             self.alarms.raise_(
                 f"stop-{name}", "critical", name, f"the stop could not be sent to {name}; stop it by hand"
             )

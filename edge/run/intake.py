@@ -17,11 +17,12 @@ from edge.plan.model import Reason as PlanReason
 from edge.plan.model import Unreadable, parse
 from edge.run.controller import Controller
 from edge.run.progress import ActiveRun
+from edge.store.database import StoreError
 from edge.store.journal import StoredRun
 from edge.store.outbox import Outbox
 
 QUEUE_LIMIT = 1_000
-LARGE_BYTES = 100_000
+LARGE_BYTES = 10_000
 """Plans above this size are parsed and checked off the event loop."""
 
 
@@ -36,7 +37,10 @@ class Intake:
         self._one_at_a_time = asyncio.Lock()
 
     async def submit(self, payload: bytes) -> Verdict:
-        """The verdict on a plan; an accepted plan is durable and queued before this returns."""
+        """The verdict on a plan; an accepted plan is durable and queued before this returns.
+
+        Raises StoreError if it could not be made durable; then it is not accepted and may come again.
+        """
         async with self._one_at_a_time:
             digest = hashlib.sha256(payload).hexdigest()
             try:
@@ -52,13 +56,20 @@ class Intake:
             if reasons:
                 return Verdict(plan_id, "rejected", _told(reasons))
             stored = self.journal.accept(plan_id, uuid.uuid4().hex, digest, payload, compiled.plan.priority)
-            await self.journal.durable()
-            self.controller.enqueue(ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid), self.model))
+            try:
+                await self.journal.durable()
+            except StoreError:
+                self.journal.forget(plan_id)
+                raise
+            self.controller.enqueue(ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid)))
             return Verdict(plan_id, "accepted")
 
     async def admit(self, run: ActiveRun) -> str:
         """Check a queued run against the world as it is now, directly before it starts."""
-        _, reasons = await self._examine(run.stored.payload)
+        try:
+            _, reasons = await self._examine(run.stored.payload)
+        except Unreadable as error:
+            reasons = error.reasons
         return "; ".join(f"{reason.path}: {reason.message}" for reason in reasons[:5])
 
     def restore(self, stored: StoredRun) -> ActiveRun:
@@ -68,7 +79,7 @@ class Intake:
         kept: list[Document] = []
         while page := self.outbox.documents(stored.plan_id, len(kept)):
             kept += [msgspec.json.decode(payload, type=Document) for _, payload in page]
-        run = ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid, kept), self.model)
+        run = ActiveRun.new(stored, compiled, RunDocuments(stored.run_uid, kept))
         run.restore(self.journal.records(stored.plan_id))
         return run
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from drivers.api import Intent, Outcome
 from edge.link.documents import RunDocuments
 from edge.link.messages import RunState, StepCounts, StepState, WaitingFor
-from edge.plan.cellmodel import CellModel
-from edge.plan.check import CompiledPlan, estimate_s
+from edge.plan.check import CompiledPlan
 from edge.store.journal import (
     IntentRecord,
     OutcomeRecord,
@@ -58,11 +57,9 @@ class ActiveRun:
     """A person's answer to `waiting`: finished, repeat or failed."""
 
     @classmethod
-    def new(
-        cls, stored: StoredRun, plan: CompiledPlan, documents: RunDocuments, model: CellModel
-    ) -> ActiveRun:
+    def new(cls, stored: StoredRun, plan: CompiledPlan, documents: RunDocuments) -> ActiveRun:
         steps = {step.execution: StepProgress() for step in plan.steps}
-        estimates = {step.execution: estimate_s(step, model) for step in plan.steps}
+        estimates = dict(zip(steps, plan.estimates, strict=True))
         state: RunState = stored.state  # type: ignore[assignment]  # written by us as a RunState
         return cls(stored, plan, documents, steps, estimates, state, stored.reason)
 

@@ -258,6 +258,11 @@ class Runner:
                 f"step {compiled.execution} {'is in doubt' if kind == 'in_doubt' else 'failed'}: {reason}"
             )
             await self.cell.may_go()
+            if self.run.resolution is None and step.open_intent is not None:
+                outcome = await self._settle(compiled, step)  # the device may be back, and able to tell
+                if outcome.kind != "unknown":
+                    self.run.waiting = None
+                    return outcome
         answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
         await self._out_of_doubt(compiled, step)
         return _resolved(answer)

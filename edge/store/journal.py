@@ -16,6 +16,7 @@ from drivers.api import Intent, Outcome
 from edge.plan.inventory import Inventory
 from edge.store.database import Database
 
+FINAL = ("Complete", "Stopped", "Aborted")
 KEPT_STATUSES = 200
 KEPT_STATUS_S = 7 * 86_400.0
 """A run's retained status is cleared after so many later runs, or after so many seconds."""
@@ -137,6 +138,10 @@ class Journal:
             "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(run)
         )
         return run
+
+    def forget(self, plan_id: str) -> None:
+        """Take back an acceptance that could not be made durable and that nobody was told of."""
+        self.database.put("DELETE FROM runs WHERE plan_id = ?", plan_id)
 
     def set_run(self, plan_id: str, state: str, reason: str = "", by: str = "") -> None:
         """A run changes its state."""

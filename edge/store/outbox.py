@@ -21,12 +21,13 @@ IN_FLIGHT = 16
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One message to the broker, QoS 1, not retained."""
+    """One message to the broker, QoS 1."""
 
     n: int
     topic: str
     payload: bytes
     correlation: bytes | None = None
+    retain: bool = False
 
 
 Publish = Callable[[Message], Awaitable[None]]
@@ -47,11 +48,13 @@ class Outbox:
         if self._spilled:
             self._news.set()
 
-    def post(self, topic: str, payload: bytes, correlation: bytes | None = None) -> None:
+    def post(
+        self, topic: str, payload: bytes, correlation: bytes | None = None, *, retain: bool = False
+    ) -> None:
         """Queue a message; it becomes durable with the next commit."""
         self._n += 1
-        message = Message(self._n, topic, payload, correlation)
-        self.database.put("INSERT INTO outbox VALUES (?, ?, ?, ?)", *msgspec.structs.astuple(message))
+        message = Message(self._n, topic, payload, correlation, retain)
+        self.database.put("INSERT INTO outbox VALUES (?, ?, ?, ?, ?)", *msgspec.structs.astuple(message))
         if self._spilled or len(self._ready) >= MEMORY:
             self._spilled = True
         else:
@@ -119,7 +122,7 @@ class Outbox:
 
     def _refill(self) -> None:
         rows = self.database.rows(
-            "SELECT n, topic, payload, correlation FROM outbox WHERE n > ? ORDER BY n LIMIT ?",
+            "SELECT n, topic, payload, correlation, retain FROM outbox WHERE n > ? ORDER BY n LIMIT ?",
             self._sent,
             MEMORY,
         )

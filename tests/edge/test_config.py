@@ -209,8 +209,6 @@ def test_files_beside_the_broker(tmp_path: Path) -> None:
         assert f"FOLDER/{name} is {said}" in only
     assert mistakes(tmp_path, with_mqtt("{url: embedded, ca_file: ca.pem, cert_file: absent}")) == [
         "mqtt (line 2): `cert_file` and `key_file` belong together. Give both or neither.",
-        "mqtt.ca_file (line 2): `ca_file` has no effect: nothing is encrypted on embedded. "
-        "Write mqtts:// in `url`, or leave the file out.",
         "mqtt.cert_file (line 2): There is no file FOLDER/absent. "
         "Check the name; it is relative to the cell file.",
     ]

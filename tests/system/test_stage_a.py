@@ -310,14 +310,15 @@ async def test_a_person_corrects_the_books(cell: RunningCell, tmp_path: Path) ->
     await cell.until(lambda: cell.of("cell/inventory")[-1]["labware"]["plate-1"]["wells"].get("A1"))
     verdict = await cell.submit(drop_plan(cell.id))
     assert "reservoir/A1 would be overdrawn" in verdict["reasons"][0]["message"]
-    for wrong in (
+    mistakes: tuple[dict[str, Any], ...] = (
         {"labware": {"plate-9": {}}},
         {"labware": {"plate-1": {"at": "shelf"}}},
         {"labware": {"plate-1": {"wells": {"A1": {"water": 400}}}}},
         {"labware": {"plate-1": {"wells": {"A1": {"water": -1}}}}},
         {"vessels": {"scale": {}}},
         {"labwares": {}},
-    ):
+    )
+    for wrong in mistakes:
         reply = await cell.command("set_inventory", **wrong)
         assert reply["result"] == "refused", wrong
         assert reply["reasons"][0]["message"]

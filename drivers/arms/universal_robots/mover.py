@@ -14,7 +14,7 @@ from drivers.api import Attempt, Intent, already_sent, nothing_sent, wire_errors
 from drivers.arms.universal_robots import handshake
 from drivers.arms.universal_robots.handshake import Answer, Fate, Job, Pulse, fate
 from drivers.errors import Fault, Lost, Refused
-from protocols.modbus import Modbus, frame_write_registers
+from protocols.modbus import Modbus, frame_write_register, frame_write_registers
 from protocols.registers import WordOrder, decode_uint32, signed16
 
 UNIT = 0
@@ -115,6 +115,7 @@ class Mover:
             before = await self._ready()
         words = job.registers(self._beats, self._on_lost)
         frame = frame_write_registers(UNIT, handshake.JOB, words, tid=0)
+        frame += frame_write_register(UNIT, handshake.REQUEST, 1, tid=0)
         await attempt.intend(frame, job_before=before, patience_s=patience_s, **memo)
         # A job that is written and not requested moves nothing.
         with nothing_sent():

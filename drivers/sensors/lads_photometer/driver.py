@@ -154,7 +154,7 @@ class LadsPhotometer(Device):
 
     @operation(settles=Effect.QUERY, estimate_s=START_S + WAVELENGTH_S, touches=(Looks("well"),))
     async def measure(self, args: Measure, attempt: Attempt) -> Absorbance:
-        """Measure the absorbance of one well at one wavelength."""
+        """Measure the absorbance of one well (without `well`: A1) at one wavelength."""
         values = await self._run(
             args.well, [args.wavelength_nm], {"wavelength_nm": _nm(args.wavelength_nm)}, attempt
         )
@@ -166,7 +166,7 @@ class LadsPhotometer(Device):
         touches=(Looks("well"),),
     )
     async def scan(self, args: Scan, attempt: Attempt) -> Spectrum:
-        """Measure the absorbance of one well at up to 16 wavelengths."""
+        """Measure the absorbance of one well (without `well`: A1) at up to 16 wavelengths."""
         wavelengths = list(args.wavelengths_nm)
         values = await self._run(
             args.well, wavelengths, {"wavelengths_nm": ",".join(map(_nm, wavelengths))}, attempt
@@ -247,7 +247,7 @@ class LadsPhotometer(Device):
     ) -> list[float]:
         unit = await self._ready()
         task = str(attempt.job_id)
-        samples = [_sample_info(well)] if well else []
+        samples = [_sample_info(well)]
         call = {"program": self.options.program, "properties": properties, "task": task, "samples": samples}
         await attempt.intend(msgspec.json.encode(call))
         run_id = await unit.start(self.options.program, properties, ("labedge", task), samples)
@@ -300,9 +300,10 @@ def _nm(wavelength_nm: float) -> str:
     return f"{wavelength_nm:g}"
 
 
-def _sample_info(well: str) -> dict[str, str]:
-    labware, _, name = well.partition("/")
-    return {"ContainerId": labware, "SampleId": well, "Position": name, "CustomData": ""}
+def _sample_info(well: str | None) -> dict[str, str]:
+    """None: well A1 of whatever stands in the instrument."""
+    labware, _, name = (well or "/A1").partition("/")
+    return {"ContainerId": labware, "SampleId": well or "", "Position": name, "CustomData": ""}
 
 
 def _numbers(variables: dict[str, Any], word: str) -> list[float] | None:

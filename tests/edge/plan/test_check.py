@@ -12,7 +12,7 @@ import pytest
 
 from edge.cell import PositionConfig
 from edge.plan.cellmodel import CellModel, field_kinds
-from edge.plan.check import CompiledPlan, check, estimate_s, resolve
+from edge.plan.check import CompiledPlan, check, resolve
 from edge.plan.inventory import Inventory
 from edge.plan.model import MAX_REASONS, Reason, parse
 from tests.edge.instruments import Bot, Look, Poke, cell_of
@@ -271,9 +271,7 @@ def test_arguments_at_run_time() -> None:
 
 
 def test_estimates_where_the_arguments_are_known() -> None:
-    known, unknown = accepted(poke("a", 7), poke("b", {"$": "a.volume_ul"})).steps
-    assert estimate_s(known, MODEL) == 7.0
-    assert estimate_s(unknown, MODEL) is None
+    assert accepted(poke("a", 7), poke("b", {"$": "a.volume_ul"})).estimates == (7.0, None)
 
 
 def test_the_types_that_expressions_know() -> None:
