@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -72,7 +73,8 @@ _PUMP = ("address", "syringe_ul", "ports")
 
 
 def cell_of(bench: dict[str, Any], addresses: dict[str, str], broker: str, **more: Any) -> dict[str, Any]:
-    """The cell file that belongs to a bench of pumps and balances."""
+    """The cell file that belongs to a bench of pumps and balances; the test may change it."""
+    bench = copy.deepcopy(bench)
     devices: dict[str, Any] = {}
     for name, keys in bench["instruments"].items():
         devices[name] = {"driver": keys["model"], "port": addresses[name]}
