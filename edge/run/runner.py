@@ -184,6 +184,8 @@ class Runner:
             outcome = await self._on_device(compiled, context)
         except BaseException:
             step.open_intent = context.intent
+            if context.intent is None:
+                step.state = "waiting"  # for the device or its turn: nothing has been sent
             raise
         step.open_intent = context.intent if outcome.kind == "unknown" else None
         if outcome.kind == "unknown" and compiled.operation.settles is not Effect.REPEAT:

@@ -181,8 +181,8 @@ class Bot(Device):
 
     async def _act(self, name: str, attempt: Attempt, result: Any = None) -> Any:
         answer = self.answers.popleft() if self.answers else done
-        if answer is refuses:
-            raise Refused("not now")
+        if answer in (refuses, never_sent):
+            await answer(self, attempt)
         await attempt.intend(name.encode())
         self.log.append(name)
         said = await answer(self, attempt)
@@ -234,7 +234,8 @@ async def done(bot: Bot, attempt: Attempt) -> Any:
 
 
 async def refuses(bot: Bot, attempt: Attempt) -> Any:
-    raise AssertionError("a marker: refused before the intent")
+    """Before its intent."""
+    raise Refused("not now")
 
 
 async def fails(bot: Bot, attempt: Attempt) -> Any:
@@ -246,6 +247,7 @@ async def loses(bot: Bot, attempt: Attempt) -> Any:
 
 
 async def never_sent(bot: Bot, attempt: Attempt) -> Any:
+    """Before its intent."""
     raise Lost("the port is closed", sent=False)
 
 

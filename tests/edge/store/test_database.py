@@ -327,7 +327,7 @@ async def test_closing_ends_even_when_the_disk_does_not_come_back(disk: tuple[Da
 async def test_a_value_that_cannot_be_stored_ends_the_wait(tmp_path: Path, value: Any) -> None:
     store = Database(tmp_path)
     store.open()
-    store.put("INSERT INTO outbox VALUES (?, ?, ?, NULL)", 1, value if isinstance(value, str) else "t", b"")
+    store.put(PUT, value if isinstance(value, str) else "t", b"")
     store.put("INSERT INTO journal VALUES (?, 0, '', '', '')", value if isinstance(value, int) else 1)
     with pytest.raises(StoreError, match="cannot be written"):
         async with asyncio.timeout(5):
