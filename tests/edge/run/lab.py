@@ -74,6 +74,7 @@ class Lab:
         for name, config in self.cell.devices.items():
             self.bots[name] = Bot(name, config.options, Links())  # type: ignore[arg-type]  # they are bots'
             self.controller.actors[name] = Actor(self.bots[name], 60.0, _ignore, _ignore)
+        self.drive: asyncio.Task[None]
         self._ids = itertools.count()
 
     async def _replay(self, plan_id: str, from_seq: int) -> None:
@@ -106,7 +107,10 @@ class Lab:
 
     async def command(self, name: str, **fields: Any) -> Reply:
         """Give a command and wait for its last answer."""
-        answers = self.take(name, **fields)
+        return await self.answered(self.take(name, **fields))
+
+    async def answered(self, answers: list[Reply]) -> Reply:
+        """The last answer."""
         await until(lambda: answers and answers[-1].result != "accepted")
         return answers[-1]
 
@@ -188,10 +192,10 @@ async def session(
         await before(lab)
     lab.recover()
     tasks = [asyncio.create_task(actor.run()) for actor in lab.controller.actors.values()]
-    drive = asyncio.create_task(lab.controller.drive())
+    lab.drive = asyncio.create_task(lab.controller.drive())
     try:
         yield lab
-        failed = [task for task in (*tasks, drive) if task.done()]
+        failed = [task for task in (*tasks, lab.drive) if task.done() and not task.cancelled()]
         assert not failed, f"ended by itself: {failed}"
     finally:
         loose = asyncio.all_tasks() - tasks_before
