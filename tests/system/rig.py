@@ -82,6 +82,8 @@ class BenchPlace:
     def restart(self) -> None:
         """A fresh world on the same addresses, as after a power cut."""
         self.bench.kill()
+        for link in self.file.parent.joinpath("ports").iterdir():
+            link.unlink()  # the kernel gives the numbers of dead PTYs to other lines
         self.bench = KillableBench(self.file, self.log)
 
 
@@ -114,7 +116,7 @@ def full_cell(addresses: dict[str, str], broker: str, **more: Any) -> dict[str, 
 
 def red_cell(bench: RunningBench, broker: Mosquitto, **more: Any) -> dict[str, Any]:
     """A cell file of two pumps and a balance."""
-    return cell_of(BENCH, bench.addresses, broker.url, **more)
+    return copy.deepcopy(cell_of(BENCH, bench.addresses, broker.url, **more))
 
 
 @contextlib.asynccontextmanager

@@ -239,6 +239,7 @@ async def test_a_bench_that_lost_its_power_leaves_the_step_to_a_person(
     assert "draw" in done.stderr
     done = cell.cli("resolve", plan["plan_id"], "draw", "--as", answer)
     assert done.returncode == 0, done.stderr
+    await all_ready(cell)
     assert (await cell.command("unhold"))["result"] == "done"
     if answer == "failed":
         await cell.run_state(plan["plan_id"], "Complete")
