@@ -7,16 +7,20 @@ question that settles it.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from drivers.api import Device, Effect, Intent, Operation, Outcome
+from drivers.api import Device, Effect, Identity, Intent, Operation, Outcome
 from drivers.errors import DriverError, Fault, Lost, Refused
 from edge.run.stopping import confirm
 from edge.store.journal import IntentRecord, Journal, OutcomeRecord
 
+RETURN_S = 20.0
+"""How long a device that went away in the middle of an attempt is waited for."""
+ASK_AGAIN_S = 0.5
 SETTLE_S = 120.0
 """How long a device that still moves may take until it can say what became of an attempt."""
 
@@ -32,6 +36,8 @@ class AttemptContext:
     execution: str
     args: Any
     job_id: int
+    known: Identity | None = None
+    """Who the device said it was before the attempt."""
     intent: Intent | None = None
 
     async def intend(self, frame: bytes, **memo: Any) -> None:
@@ -52,7 +58,7 @@ async def attempt(device: Device, operation: Operation, context: AttemptContext,
     """Run the operation once, settle it as far as the device can, record the outcome; no DriverError."""
     outcome = await _try(device, operation, context, timeout_s)
     if outcome.kind == "unknown" and operation.settles is Effect.QUERY and context.intent is not None:
-        outcome = await ask_device(device, context.intent, outcome.reason)
+        outcome = await ask_device(device, context.intent, outcome.reason, context.known)
     context.journal.record(context.plan_id, OutcomeRecord(context.job_id, context.execution, outcome))
     return outcome
 
@@ -84,15 +90,43 @@ def _unknown(operation: Operation, context: AttemptContext, reason: str) -> Outc
     return Outcome("unknown" if acted else "not_executed", reason=reason)
 
 
-async def ask_device(device: Device, intent: Intent, reason: str) -> Outcome:
-    """Let the device say what became of an attempt; still unknown if it cannot or does not answer."""
-    try:
-        async with asyncio.timeout(SETTLE_S):
-            return await device.settle(intent)
-    except TimeoutError:
-        return Outcome("unknown", reason=f"{reason}; {device.name} still moves after {SETTLE_S:g} s")
-    except DriverError as error:
-        return Outcome("unknown", reason=f"{reason}; {error}")
+async def ask_device(
+    device: Device, intent: Intent, reason: str, known: Identity | None, return_s: float = RETURN_S
+) -> Outcome:
+    """Let the device say what became of an attempt; still unknown if it cannot or does not answer.
+
+    A device that is away is waited for, `return_s` at most; what comes back has to be the one that left.
+    """
+    deadline = time.monotonic() + return_s
+    away = False
+    while True:
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                if away and (other := await _another(device, known)):
+                    return Outcome("unknown", reason=_both(reason, other))
+                return await device.settle(intent)
+        except TimeoutError:
+            return Outcome("unknown", reason=_both(reason, f"{device.name} still moves after {SETTLE_S:g} s"))
+        except Lost as error:
+            if time.monotonic() >= deadline:
+                return Outcome("unknown", reason=_both(reason, str(error)))
+        except DriverError as error:
+            return Outcome("unknown", reason=_both(reason, str(error)))
+        away = True
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def _another(device: Device, known: Identity | None) -> str:
+    """Open the device again; a sentence if it is not the one that went away."""
+    await device.open()
+    found = await device.identify()
+    if known is None or found.serial == known.serial:
+        return ""
+    return f"{device.name} is now {found}, and was {known}"
+
+
+def _both(first: str, second: str) -> str:
+    return f"{first}; {second}" if first and first != second else second
 
 
 def default_timeout_s(operation: Operation, options: Any, args: Any) -> float:

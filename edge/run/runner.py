@@ -179,6 +179,7 @@ class Runner:
             compiled.execution,
             args,
             self.cell.journal.reserve(),
+            self.cell.actors[compiled.step.device].identity,
         )
         try:
             outcome = await self._on_device(compiled, context)
@@ -221,7 +222,8 @@ class Runner:
         else:
             actor = self.cell.actors[compiled.step.device]
             try:
-                outcome = await actor.perform(lambda: ask_device(actor.device, intent, ""), DEVICE_WAIT_S)
+                question = partial(ask_device, actor.device, intent, "", actor.identity)
+                outcome = await actor.perform(question, DEVICE_WAIT_S)
             except NotConnected as error:
                 outcome = Outcome("unknown", reason=str(error))
         self.cell.journal.record(self.run.plan_id, OutcomeRecord(intent.job_id, compiled.execution, outcome))
@@ -314,7 +316,7 @@ class Runner:
             actor = self.cell.actors[compiled.step.device]
             with contextlib.suppress(DriverError):
                 step.reached = await actor.perform(
-                    partial(ask_device, actor.device, intent, ""), MEASURE_WAIT_S
+                    partial(ask_device, actor.device, intent, "", actor.identity, 0.0), MEASURE_WAIT_S
                 )
 
     def cancel_open(self) -> None:
