@@ -29,6 +29,9 @@ from edge.store.outbox import Outbox
 from protocols.links import Links
 from tests.edge.instruments import Bot, cell_of, until
 
+_ids = itertools.count()
+"""Of plans and commands, over all sessions: a repeated id would be an old one."""
+
 
 @dataclass
 class Ears(Listener):
@@ -75,7 +78,6 @@ class Lab:
             self.bots[name] = Bot(name, config.options, Links())  # type: ignore[arg-type]  # they are bots'
             self.controller.actors[name] = Actor(self.bots[name], 60.0, _ignore, _ignore)
         self.drive: asyncio.Task[None]
-        self._ids = itertools.count()
 
     async def _replay(self, plan_id: str, from_seq: int) -> None:
         self.replayed.append((plan_id, from_seq))
@@ -84,7 +86,7 @@ class Lab:
 
     async def submit(self, *steps: dict[str, Any], **head: Any) -> str:
         """A plan that has to be accepted; its id."""
-        plan_id: str = head.pop("plan_id", f"plan-{next(self._ids)}")
+        plan_id: str = head.pop("plan_id", f"plan-{next(_ids)}")
         verdict = await self.verdict(plan_of(plan_id, *steps, **head))
         assert verdict.verdict == "accepted", verdict.reasons
         return plan_id
@@ -97,7 +99,7 @@ class Lab:
         answers: list[Reply] = []
         command = Command(
             command=name,
-            id=fields.pop("id", f"c-{next(self._ids)}"),
+            id=fields.pop("id", f"c-{next(_ids)}"),
             args=fields.pop("args", {}),
             by=fields.pop("by", "ann"),
             **fields,

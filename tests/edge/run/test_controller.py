@@ -481,6 +481,7 @@ async def test_a_driver_with_a_bug_aborts_the_run_and_not_the_daemon(tmp_path: P
         plan = await lab.submit(op(id="a"))
         assert await lab.ended(plan) == "Aborted"
         assert lab.stored(plan)[1] == "labedge itself failed: 'bug'"
+        await lab.state(State.ABORTED)
         await lab.command("clear")
         await lab.command("reset")
         assert await lab.ended(await lab.submit(op(id="a"))) == "Complete"
