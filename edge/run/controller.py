@@ -20,27 +20,13 @@ from edge.run.actor import Actor
 from edge.run.alarms import Alarms
 from edge.run.devices import confirm_all, prepare_all
 from edge.run.machine import Event, NotInThisState, PackML, State
-from edge.run.progress import ActiveRun
+from edge.run.progress import ACTIVE_STATES, ActiveRun
 from edge.run.runner import Runner, StopRun
 from edge.run.stopping import stop_everything
 from edge.store.database import StoreError
 from edge.store.journal import Journal, ResolutionRecord
 
 log = logging.getLogger(__name__)
-
-ACTIVE_STATES: dict[State, RunState] = {
-    State.STARTING: "Starting",
-    State.EXECUTE: "Execute",
-    State.COMPLETING: "Completing",
-    State.HOLDING: "Holding",
-    State.HELD: "Held",
-    State.UNHOLDING: "Unholding",
-    State.SUSPENDING: "Suspending",
-    State.SUSPENDED: "Suspended",
-    State.UNSUSPENDING: "Unsuspending",
-    State.STOPPING: "Stopping",
-    State.ABORTING: "Aborting",
-}
 
 
 class Listener:
@@ -264,13 +250,11 @@ class Controller:
             self._task.result()
         except StopRun:
             return Event.DONE
-        except StoreError as error:
-            log.error("the run is aborted: %s", error)
-            self.handle(Event.ABORT, str(error))
-            return None
         except Exception as error:
-            log.exception("labedge itself failed in run %s", self.active.plan_id if self.active else "")
-            self.handle(Event.ABORT, f"labedge itself failed: {error}")
+            ours = not isinstance(error, StoreError)
+            reason = f"labedge itself failed: {error}" if ours else str(error)
+            log.error("the run is aborted: %s", reason, exc_info=ours)
+            self.handle(Event.ABORT, reason)
             return None
         return Event.DONE
 
@@ -409,8 +393,8 @@ class Controller:
         self.emit(run, run.documents.start(head, time.time()))
 
     def _note(self, state: State, by: str) -> None:
-        if state in ACTIVE_STATES and self.active is not None:
-            self._set_active(ACTIVE_STATES[state], by)
+        if self.active is not None and (run_state := ACTIVE_STATES.get(state.value)):
+            self._set_active(run_state, by)
         if state in (State.ABORTING, State.ABORTED, State.STOPPED, State.IDLE, State.STARTING):
             self.journal.set_fact("state", state.value)
         if state is State.ABORTING:

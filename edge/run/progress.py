@@ -18,6 +18,21 @@ from edge.store.journal import (
     StoredRun,
 )
 
+ACTIVE_STATES: dict[str, RunState] = {
+    "Starting": "Starting",
+    "Execute": "Execute",
+    "Completing": "Completing",
+    "Holding": "Holding",
+    "Held": "Held",
+    "Unholding": "Unholding",
+    "Suspending": "Suspending",
+    "Suspended": "Suspended",
+    "Unsuspending": "Unsuspending",
+    "Stopping": "Stopping",
+    "Aborting": "Aborting",
+}
+"""Cell states that the active run shares with its cell."""
+
 TERMINAL = frozenset({"finished", "failed", "skipped", "cancelled"})
 
 
