@@ -129,7 +129,9 @@ class Session(Listener):
                 try:
                     verdict = await self.intake.submit(message.payload)
                 except StoreError as error:
-                    log.error("a plan could not be stored: %s", error)
+                    log.error("a plan could not be stored, and is tried again: %s", error)
+                    await asyncio.sleep(RESEND_S)
+                    self._plans.put_nowait(message)
                     continue
                 except Exception as error:
                     log.exception("labedge itself failed on a plan")

@@ -160,8 +160,12 @@ class Journal:
         return StoredRun(*rows[0]) if rows else None
 
     def runs(self, limit: int = 1000) -> list[StoredRun]:
-        """The newest runs first."""
-        rows = self.database.rows("SELECT * FROM runs ORDER BY arrival DESC LIMIT ?", limit)
+        """The newest runs first, without their payloads, which may be large."""
+        rows = self.database.rows(
+            "SELECT plan_id, arrival, run_uid, sha256, x'', priority, state, reason, changed_at"
+            " FROM runs ORDER BY arrival DESC LIMIT ?",
+            limit,
+        )
         return [StoredRun(*row) for row in rows]
 
     def unfinished(self) -> list[StoredRun]:

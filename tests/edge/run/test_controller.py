@@ -631,3 +631,24 @@ async def test_a_stopped_cell_stays_stopped_and_an_aborted_one_aborted(tmp_path:
         assert lab.controller.state is State.ABORTED
         assert lab.controller.remote_locked
         assert isinstance(lab.journal, Journal)
+
+
+async def test_an_unfinished_run_of_an_aborted_cell_is_ended_with_its_books(tmp_path: Path) -> None:
+    async with session(tmp_path) as lab:
+        lab.bots["pump"].answers.append(hangs)
+        plan = await lab.submit(op("draw", "pump", id="a", source="trough/A1", volume_ul=100), op(id="b"))
+        await until(lambda: lab.bots["pump"].moving)
+        lab.journal.set_fact("state", "Aborting")
+        await lab.journal.durable()
+
+    async def bury(lab: Lab) -> None:
+        (stored,) = lab.journal.unfinished()
+        lab.controller.bury(lab.intake.restore(stored), "Aborted", "the cell was aborted")
+        await lab.journal.durable()
+
+    async with session(tmp_path, before=bury) as lab:
+        assert lab.controller.state is State.ABORTED
+        assert lab.stored(plan) == ("Aborted", "the cell was aborted")
+        assert lab.phases() == [("a", "in_doubt")]
+        assert lab.keeper.inventory.volume_ul("trough/A1") == pytest.approx(900)
+        assert lab.did("pump") == lab.did("arm") == []

@@ -108,6 +108,7 @@ async def test_states_of_runs_and_what_is_unfinished(journal: Journal) -> None:
     assert [run.plan_id for run in journal.unfinished()] == ["b", "d"]
     assert [run.plan_id for run in journal.runs()] == ["d", "c", "b", "a"]
     assert [run.plan_id for run in journal.runs(limit=2)] == ["d", "c"]
+    assert {run.payload for run in journal.runs()} == {b""}, "a list is no archive"
     found = journal.run("c")
     assert found is not None
     assert (found.state, found.reason) == ("Aborted", "stopped by hand")
