@@ -140,7 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="for MQTT 5; 0 takes a free one")
     parser.add_argument("--port-311", type=int, default=0, help="for MQTT 3.1.1; 0 takes a free one")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which still has things to say
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the daemon still has things to say
     logging.disable(logging.CRITICAL)  # rumqttd logs every packet as an error
     try:
         ports = _serve(given.host, given.port, given.port_311)

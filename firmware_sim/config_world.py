@@ -84,10 +84,10 @@ def _check_position(name: str, entry: Any, positions: Mapping[str, Any], mistake
         _check_frame((*where, "frame"), entry["frame"], mistakes)
     elif "at" in entry:
         other = positions.get(entry["at"])
-        if not isinstance(other, Mapping) or "frame" not in other:
+        if not isinstance(other, Mapping) or "at" in other:
             mistakes.add(
                 (*where, "at"),
-                f"{entry['at']!r} is no position with a frame{nearest(str(entry['at']), positions)}.",
+                f"{entry['at']!r} is no nest that a nozzle can be above{nearest(str(entry['at']), positions)}.",
             )
     if "well" in entry and not any(shape.find(str(entry["well"])) for shape in TYPES.values()):
         mistakes.add((*where, "well"), f"{entry['well']!r} is no well name such as A1.")
