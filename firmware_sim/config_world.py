@@ -87,7 +87,7 @@ def _check_position(name: str, entry: Any, positions: Mapping[str, Any], mistake
         if not isinstance(other, Mapping) or "at" in other:
             mistakes.add(
                 (*where, "at"),
-                f"{entry['at']!r} is no nest that a nozzle can be above{nearest(str(entry['at']), positions)}.",
+                f"{entry['at']!r} is no nest to be above{nearest(str(entry['at']), positions)}.",
             )
     if "well" in entry and not any(shape.find(str(entry["well"])) for shape in TYPES.values()):
         mistakes.add((*where, "well"), f"{entry['well']!r} is no well name such as A1.")

@@ -108,7 +108,7 @@ def test_a_good_file(tmp_path: Path) -> None:
         ("positions/nest-1/at", "nest-1", "positions.nest-1: frame and at exclude each other"),
         ("positions/nest-1/frame", [[0, 0, 0]], "positions.nest-1.frame: frame needs three points"),
         ("positions/nest-1/frame", [["a", 0, 0]] * 3, "positions.nest-1.frame: this must be three points"),
-        ("positions/nozzle-1/at", "nest-2", "'nest-2' is no nest that a nozzle can be above (did you mean nest-1?)."),
+        ("positions/nozzle-1/at", "nest-2", "'nest-2' is no nest to be above (did you mean nest-1?)."),
         ("positions/nozzle-1/well", "first", "positions.nozzle-1.well: 'first' is no well name"),
         ("positions/nozzle-1/height", 5, "positions.nozzle-1.height: there is no such key"),
         ("labware/plate-1", None, "labware.plate-1: this must be {type"),
