@@ -203,8 +203,9 @@ async def session(
         loose = asyncio.all_tasks() - tasks_before
         for task in loose:
             task.cancel()
-        await asyncio.wait(loose)
+        _, deaf = await asyncio.wait(loose, timeout=5)
         await lab.database.close()
+        assert not deaf, f"it swallows its cancellation: {deaf}"
 
 
 def _ignore(actor: Actor) -> None:
