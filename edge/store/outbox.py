@@ -113,9 +113,9 @@ class Outbox:
             if not self._ready and self._spilled:
                 await self.database.durable()
                 self._refill()
-            if self._ready:
-                await self.database.durable()
-                return [self._ready.popleft() for _ in range(min(IN_FLIGHT, len(self._ready)))]
+            if count := min(IN_FLIGHT, len(self._ready)):
+                await self.database.durable()  # and not of what is posted while it waits
+                return [self._ready.popleft() for _ in range(count)]
             if not self._spilled:
                 self._news.clear()
                 await self._news.wait()
