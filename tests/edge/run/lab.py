@@ -19,8 +19,9 @@ from edge.plan.inventory import Bookkeeper, Inventory
 from edge.run.actor import Actor
 from edge.run.alarms import Alarms
 from edge.run.commands import CommandDesk
-from edge.run.controller import Controller, Listener
+from edge.run.controller import Controller
 from edge.run.intake import Intake
+from edge.run.listener import Listener
 from edge.run.machine import Event, PackML, State
 from edge.run.progress import ActiveRun
 from edge.store.database import Database
@@ -161,6 +162,10 @@ class Lab:
         """What a bot really did, without questions."""
         quiet = {"open", "identify", "read", "prepare", "halt", "halted", "close"}
         return [entry for entry in self.bots[bot].log if entry not in quiet]
+
+    def moved(self, bot: str) -> list[str]:
+        """What a bot did, without what it was asked afterwards."""
+        return [entry for entry in self.did(bot) if not entry.startswith("settle")]
 
     def waiting(self) -> tuple[str, str] | None:
         run = self.controller.active

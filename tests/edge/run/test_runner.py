@@ -96,7 +96,7 @@ async def test_a_movement_that_failed_is_not_repeated(tmp_path: Path) -> None:
         lab.bots["arm"].answers.append(fails)
         plan = await lab.submit(op(id="a", on_error={"retry": 5, "then": "stop"}), op(id="b"))
         assert await lab.ended(plan) == "Stopped"
-        assert lab.did("arm") == ["poke"]
+        assert lab.moved("arm") == ["poke"]
         assert lab.stored(plan)[1] == "step a: the plunger is stuck"
 
 
@@ -176,7 +176,7 @@ async def test_what_needs_a_failed_step_fails_itself(tmp_path: Path) -> None:
         )
         assert await lab.ended(plan) == "Stopped"
         assert "step `a` is failed" in lab.stored(plan)[1]
-        assert lab.did("arm") == ["poke"]
+        assert lab.moved("arm") == ["poke"]
 
 
 # ---- hold behind a failure --------------------------------------------------------------------------------
@@ -206,13 +206,13 @@ async def test_a_failed_movement_asks_a_person_and_unhold_alone_repeats_nothing(
         plan = await held(lab, "failed", op(id="a"), op(id="b"))
         lab.take("unhold")
         await until(lambda: lab.ears.runs[-3:] == [(plan, "Execute"), (plan, "Holding"), (plan, "Held")])
-        assert lab.did("arm") == ["poke"]
+        assert lab.moved("arm") == ["poke"]
         assert lab.waiting() == ("a", "failed")
         await lab.resolve(plan, "a", "repeat")
         assert lab.controller.state is State.HELD, "an answer moves nothing"
         lab.take("unhold")
         assert await lab.ended(plan) == "Complete"
-        assert lab.did("arm") == ["poke", "poke", "poke"]
+        assert lab.moved("arm") == ["poke", "poke", "poke"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ async def test_what_a_person_says_counts_from_the_next_unhold_on(
         lab.take("unhold")
         assert await lab.ended(plan) == "Complete"
         assert lab.phases() == [("a", phase), ("b", "finished")]
-        assert [entry for entry in lab.did("arm") if not entry.startswith("settle")] == did
+        assert lab.moved("arm") == did
 
 
 # ---- in doubt ---------------------------------------------------------------------------------------------
@@ -304,6 +304,23 @@ async def test_a_step_that_takes_too_long_is_stopped_and_settled(tmp_path: Path)
             "settle poke",
         ]
         assert lab.phases() == [("a", "failed")]
+
+
+@pytest.mark.parametrize(
+    ("then", "ended"), [("continue", "Complete"), ("skip", "Complete"), ("stop", "Stopped")]
+)
+async def test_a_movement_that_failed_is_booked_as_far_as_it_got(
+    tmp_path: Path, then: str, ended: str
+) -> None:
+    async with session(tmp_path) as lab:
+        lab.bots["pump"].answers.append(fails)
+        lab.bots["pump"].settles.append(Outcome("failed", result={"volume_ul": 40.0}))
+        plan = await lab.submit(
+            op("draw", "pump", id="a", source="trough/A1", volume_ul=100, on_error={"then": then})
+        )
+        assert await lab.ended(plan) == ended
+        assert lab.keeper.inventory.volume_ul("trough/A1") == pytest.approx(960)
+        assert lab.keeper.inventory.vessels["pump"] == pytest.approx({"dye": 40})
 
 
 # ---- a stop or an abort in the middle ---------------------------------------------------------------------
