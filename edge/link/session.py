@@ -21,8 +21,8 @@ from edge.link.topics import Topics
 from edge.plan.model import ID, MAX_BYTES
 from edge.run.actor import Actor
 from edge.run.commands import CommandDesk, Refusal, read_command, unreadable_id
-from edge.run.controller import Listener
 from edge.run.intake import Intake
+from edge.run.listener import Listener
 from edge.run.progress import ActiveRun
 from edge.store.database import StoreError
 from edge.store.journal import FINAL

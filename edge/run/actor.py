@@ -84,6 +84,8 @@ class Actor:
         self._was_up = True
         self._trouble = ""
         """What the device says is wrong with it, while it is there."""
+        self.held_to: Identity | None = None
+        """Who it has to be while a run is under way: a twin in its place knows nothing of what was done."""
         self.quiet = False
         """Set while an attempt is in doubt: no frame but the settling one may reach the device."""
 
@@ -155,6 +157,11 @@ class Actor:
         wanted = self.device.options.identity
         if wanted is not None and not matches(wanted, self.identity):
             raise WrongDevice(f"{self.name} is {self.identity}, but the cell file wants {wanted}")
+        if self.held_to is not None and self.identity.serial != self.held_to.serial:
+            raise WrongDevice(
+                f"{self.name} is {self.identity}, but the run that is under way began with {self.held_to}; "
+                "put that one back, or stop the run"
+            )
         if not self.quiet:
             await self._read()
         if not self._was_up:

@@ -39,6 +39,8 @@ class AttemptContext:
     known: Identity | None = None
     """Who the device said it was before the attempt."""
     intent: Intent | None = None
+    reached: Outcome | None = None
+    """How far an attempt got that did not finish, as far as the device can tell; None: nothing was sent."""
 
     async def intend(self, frame: bytes, **memo: Any) -> None:
         """Durable before it returns."""
@@ -57,8 +59,12 @@ class AttemptContext:
 async def attempt(device: Device, operation: Operation, context: AttemptContext, timeout_s: float) -> Outcome:
     """Run the operation once, settle it as far as the device can, record the outcome; no DriverError."""
     outcome = await _try(device, operation, context, timeout_s)
-    if outcome.kind == "unknown" and operation.settles is Effect.QUERY and context.intent is not None:
-        outcome = await ask_device(device, context.intent, outcome.reason, context.known)
+    if context.intent is not None and outcome.kind in ("unknown", "failed"):
+        context.reached = outcome
+        if operation.settles is Effect.QUERY:
+            wait_s = RETURN_S if outcome.kind == "unknown" else 0.0
+            context.reached = await ask_device(device, context.intent, outcome.reason, context.known, wait_s)
+        outcome = context.reached if outcome.kind == "unknown" else outcome
     context.journal.record(context.plan_id, OutcomeRecord(context.job_id, context.execution, outcome))
     return outcome
 

@@ -19,6 +19,7 @@ from edge.plan.inventory import Bookkeeper
 from edge.run.actor import Actor
 from edge.run.alarms import Alarms
 from edge.run.devices import confirm_all, prepare_all
+from edge.run.listener import Listener
 from edge.run.machine import Event, NotInThisState, PackML, State
 from edge.run.progress import ACTIVE_STATES, ActiveRun
 from edge.run.runner import Runner, StopRun
@@ -27,22 +28,6 @@ from edge.store.database import StoreError
 from edge.store.journal import Journal, ResolutionRecord
 
 log = logging.getLogger(__name__)
-
-
-class Listener:
-    """What the controller tells the outside; the session implements it."""
-
-    def cell_changed(self) -> None:
-        """The cell's status is another one."""
-
-    def run_changed(self, run: ActiveRun, urgent: bool) -> None:
-        """A run's status is another one; `urgent` at changes of state."""
-
-    def inventory_changed(self) -> None:
-        """The book-keeping has changed."""
-
-    def documents(self, run: ActiveRun, documents: list[Document]) -> None:
-        """Documents to keep and send."""
 
 
 class Controller:
@@ -202,7 +187,7 @@ class Controller:
 
     async def _resetting(self) -> Event:
         """Prepare every device; what is away is prepared when a step needs it."""
-        await prepare_all(self.actors.values())
+        await prepare_all(self.actors.values(), self.alarms)
         return Event.DONE
 
     async def _idle(self) -> Event | None:
@@ -237,6 +222,9 @@ class Controller:
 
     def _launch(self) -> None:
         assert self.active is not None
+        for actor in self.actors.values():
+            actor.held_to = actor.held_to or actor.identity
+        self.journal.save_identities({name: actor.held_to for name, actor in self.actors.items()})
         self._runner = Runner(self, self.active)
         self._task = asyncio.create_task(self._runner.carry_out(), name=f"run {self.active.plan_id}")
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -365,6 +353,9 @@ class Controller:
     def adopt(self, run: ActiveRun) -> None:
         """Take over a run that a restart interrupted: the cell is Held with it."""
         self.active = run
+        for name, identity in self.journal.identities().items():
+            if name in self.actors:
+                self.actors[name].held_to = identity
         self._runner = Runner(self, run)
         self.machine = PackML(State.HELD)
         self._restarted = True
@@ -422,6 +413,8 @@ class Controller:
     def _finalise_active(self, state: RunState, reason: str) -> None:
         run, self.active, self._task = self.active, None, None
         self.alarms.clear("run-held")
+        for actor in self.actors.values():
+            actor.held_to = None
         if run is None:
             return
         with self.journal.database.together():

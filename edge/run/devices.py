@@ -19,21 +19,27 @@ CONFIRM_WAIT_S = 1.0
 """How long an abort waits for a device that is away; its stop bytes have been sent long before."""
 
 
-async def prepare_all(actors: Iterable[Actor]) -> None:
-    """Make every device ready; what is away is prepared when a step needs it."""
-    await asyncio.gather(*(_prepare(actor) for actor in actors))
+async def prepare_all(actors: Iterable[Actor], alarms: Alarms) -> None:
+    """Make every device ready; an alarm for each that is not."""
+    await asyncio.gather(*(_prepare(actor, alarms) for actor in actors))
 
 
-async def _prepare(actor: Actor) -> None:
+async def _prepare(actor: Actor, alarms: Alarms) -> None:
     if actor.quiet:
         return
+    why = ""
     try:
         async with asyncio.timeout(PREPARE_S):
             await actor.perform(actor.device.prepare, wait_s=CONNECT_WAIT_S)
     except (DriverError, TimeoutError) as error:
-        log.warning("%s is not prepared: %s", actor.name, error)
-    except Exception:
+        why = str(error) or f"it did not answer within {PREPARE_S:g} s"
+    except Exception as error:
         log.exception("the driver of %s failed while it prepared", actor.name)
+        why = f"its driver failed: {error}"
+    if why:
+        alarms.raise_(f"prepare-{actor.name}", "high", actor.name, f"{actor.name} is not ready to run: {why}")
+    else:
+        alarms.clear(f"prepare-{actor.name}")
 
 
 async def confirm_all(actors: Iterable[Actor], alarms: Alarms, *, halt: bool = False) -> None:

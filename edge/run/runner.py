@@ -134,9 +134,12 @@ class Runner:
         if answer.kind == "finished":
             self._finish(compiled, step, answer)
         elif answer.kind == "failed" and compiled.step.on_error.then == "hold":
+            self._book_part(compiled, step)
             self._end(compiled, step, "failed", answer.reason)
         elif answer.kind == "failed":
             self._give_up(compiled, step, answer)
+        elif step.reached is not None and "volume_ul" in step.reached.result:
+            self._book_part(compiled, step)  # what has moved has moved, although it is done again
         return answer.kind in ("finished", "failed")
 
     async def _outcome(self, compiled: CompiledStep, step: StepProgress) -> Outcome:
@@ -189,6 +192,7 @@ class Runner:
                 step.state = "waiting"  # for the device or its turn: nothing has been sent
             raise
         step.open_intent = context.intent if outcome.kind == "unknown" else None
+        step.reached = context.reached or Outcome("not_executed")
         if outcome.kind == "unknown" and compiled.operation.settles is not Effect.REPEAT:
             self._set(compiled, step, "in_doubt", outcome.reason)
         return outcome
@@ -265,7 +269,7 @@ class Runner:
             if self.run.resolution is None and step.open_intent is not None:
                 outcome = await self._settle(compiled, step)  # the device may be back, and able to tell
                 if outcome.kind != "unknown":
-                    self.run.waiting = None
+                    self.run.waiting, step.reached = None, outcome
                     return outcome
         answer, self.run.resolution, self.run.waiting = self.run.resolution, None, None
         await self._out_of_doubt(compiled, step)
@@ -286,6 +290,7 @@ class Runner:
     def _give_up(self, compiled: CompiledStep, step: StepProgress, outcome: Outcome) -> None:
         then = compiled.step.on_error.then
         state: StepState = "skipped" if then == "skip" else "failed"
+        self._book_part(compiled, step)
         self._end(compiled, step, state, outcome.reason)
         if then in ("stop", "abort"):
             self.cell.end_run(then, f"step {compiled.execution}: {outcome.reason}")
@@ -322,18 +327,17 @@ class Runner:
     def cancel_open(self) -> None:
         """After an abort or stop: what was under way is in doubt, what had not begun is cancelled.
 
-        A step in doubt is booked as far as its device says that it got, else as if it had been done: for
-        every well that is the careful assumption. A labware that was on its way stands nobody knows where.
+        What did not finish is booked as far as it got.
         """
         for compiled in self.run.plan.steps:
             step = self.run.steps[compiled.execution]
             if self._failed(compiled):
+                self._book_part(compiled, step)
                 self._end(compiled, step, "failed", step.reason)
             elif step.state in ("running", "in_doubt"):
-                reached = step.reached or Outcome("unknown")
-                if reached.kind != "not_executed":
-                    self._book(compiled, step, reached.result, in_doubt=reached.kind != "finished")
-                reason = step.reason or reached.reason or "the run ended while this step was under way"
+                told = step.reached.reason if step.reached else ""
+                self._book_part(compiled, step)
+                reason = step.reason or told or "the run ended while this step was under way"
                 self._end(compiled, step, "in_doubt", reason)
                 self.cell.actors[compiled.step.device].quiet = False
             elif step.state == "waiting":
@@ -343,6 +347,17 @@ class Runner:
         """Whether a person was being asked what to do about this step's failure."""
         asked = self.run.waiting
         return asked is not None and asked.step == compiled.execution and asked.kind == "failed"
+
+    def _book_part(self, compiled: CompiledStep, step: StepProgress) -> None:
+        """Book an attempt that did not finish: as far as its device says that it got.
+
+        Where nobody can say, as if it had been done: for every well that is the careful assumption. A
+        labware that was on its way stands nobody knows where.
+        """
+        reached = step.reached or Outcome("unknown")
+        if reached.kind != "not_executed":
+            self._book(compiled, step, reached.result, in_doubt=reached.kind != "finished")
+        step.reached = Outcome("not_executed")
 
     def _book(
         self, compiled: CompiledStep, step: StepProgress, result: dict[str, Any], *, in_doubt: bool = False

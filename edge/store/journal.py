@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from drivers.api import Intent, Outcome
+from drivers.api import Identity, Intent, Outcome
 from edge.plan.inventory import Inventory
 from edge.store.database import Database
 
@@ -188,6 +188,15 @@ class Journal:
         if rows:
             self.set_fact("statuses_cleared", rows[-1][1])
         return [plan_id for plan_id, _ in rows]
+
+    def save_identities(self, identities: dict[str, Identity | None]) -> None:
+        """Which instruments the run that is under way began with."""
+        self.set_fact("identities", identities)
+
+    def identities(self) -> dict[str, Identity | None]:
+        """Which instruments the last run began with."""
+        found: dict[str, Identity | None] | None = self.fact("identities", dict[str, Identity | None])
+        return found or {}
 
     def save_inventory(self, inventory: Inventory) -> None:
         """What stands where, from now on."""
