@@ -157,7 +157,7 @@ async def test_watching_a_run_that_is_stopped_is_exit_1(cell: RunningCell) -> No
 
 
 async def test_every_command_of_a_run_at_the_bench(cell: RunningCell) -> None:
-    plan_id, file = paper(cell, PRIME, *(draw(50, f"draw{n}", speed_ul_s=10) for n in range(4)))
+    plan_id, file = paper(cell, PRIME, *(draw(200, f"draw{n}", speed_ul_s=2) for n in range(4)))
     queued_id, queued = paper(cell, PRIME)
     for each in (file, queued):
         assert (await typed(cell, "plan", "submit", each, *over_mqtt(cell))).returncode == 0
