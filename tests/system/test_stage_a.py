@@ -217,7 +217,7 @@ async def test_hold_and_unhold_between_steps(cell: RunningCell, stage_a: Running
     draw = {
         "device": "red",
         "operation": "aspirate",
-        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20},
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 5},
     }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
@@ -237,7 +237,7 @@ async def test_stop_ends_the_run_after_the_running_step(cell: RunningCell) -> No
     draw = {
         "device": "red",
         "operation": "aspirate",
-        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 20},
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 5},
     }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
@@ -271,7 +271,7 @@ async def test_a_signal_ends_the_daemon_held_and_the_run_goes_on_after_a_restart
     draw = {
         "device": "red",
         "operation": "aspirate",
-        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 50},
+        "args": {"source": "reservoir/A1", "volume_ul": 100, "speed_ul_s": 5},
     }
     plan = plan_of(cell.id, {"device": "red", "operation": "initialize"}, draw, draw, draw)
     await cell.submit(plan)
