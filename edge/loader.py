@@ -48,17 +48,6 @@ def driver(name: str) -> type[Device]:
     return found  # type: ignore[no-any-return]  # _vet has seen that it is a Device class
 
 
-def load_drivers() -> dict[str, type[Device]]:
-    """Every installed driver that can be loaded, by name; broken ones are left out (`driver` says why)."""
-    found = {}
-    for name in driver_names():
-        try:
-            found[name] = driver(name)
-        except BrokenDriver:
-            continue
-    return found
-
-
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 

@@ -77,11 +77,6 @@ class Outbox:
             )
         ]
 
-    def document_count(self, plan_id: str) -> int:
-        """Number of committed documents of a run."""
-        ((count,),) = self.database.rows("SELECT count(*) FROM documents WHERE plan_id = ?", plan_id)
-        return int(count)
-
     async def send_forever(self, publish: Publish) -> None:
         """Publish in order, several in flight, until `publish` raises (the link is down)."""
         try:

@@ -88,11 +88,6 @@ class Settings:
     mode: int = 0
 
     @property
-    def per_stroke(self) -> int:
-        """Positions in a full stroke, as commands count them now."""
-        return FULL_STROKE * MICROSTEPS if self.mode else FULL_STROKE
-
-    @property
     def microsteps_per_s(self) -> float:
         """Plunger speed: two pulses are an increment, except in N2 where a pulse is a microstep."""
         return float(self.top_speed) if self.mode == 2 else self.top_speed * MICROSTEPS / 2

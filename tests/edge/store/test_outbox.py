@@ -269,8 +269,6 @@ async def test_documents_are_kept_and_paged(database: Database) -> None:
     outbox.keep_document("q", 0, b"other")
     outbox.keep_document("p", 3, b"d3 again")
     await database.durable()
-    assert outbox.document_count("p") == 25
-    assert outbox.document_count("none") == 0
     pages: list[tuple[int, Any]] = []
     while page := outbox.documents("p", len(pages), limit=10):
         assert len(page) <= 10
