@@ -151,7 +151,7 @@ def parse(payload: bytes) -> tuple[Plan, list[Reason]]:
             _take(fields, key, value, known[key], reasons)
         else:
             reasons.add(key, f"unknown key `{key}`; a plan has {', '.join(sorted(known))}")
-    if "cell" not in raw:
+    if raw.get("cell", "") == "":
         reasons.add("cell", "the plan names no cell")
     _check_header(fields, reasons)
     return Plan(**fields), reasons.all()

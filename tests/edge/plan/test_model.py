@@ -120,6 +120,7 @@ def test_the_bounds_themselves_are_allowed() -> None:
         ({"schema": "labedge.plan/2"}, "schema", 'must be "labedge.plan/1"'),
         ({"schema": ...}, "schema", 'must be "labedge.plan/1"'),
         ({"cell": ...}, "cell", "names no cell"),
+        ({"cell": ""}, "cell", "names no cell"),
         ({"cell": 7}, "cell", "Expected `str`"),
         ({"steps": ...}, "steps", "must be a list"),
         ({"steps": {}}, "steps", "must be a list"),
