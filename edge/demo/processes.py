@@ -63,8 +63,7 @@ class Child:
 
     async def stop(self, grace_s: float) -> None:
         """Ask it to end, and end it if it has not after `grace_s`."""
-        if self._process.returncode is None:
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
@@ -75,9 +74,14 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not by the process object: its own look whether the child lives would take the exit code away
+        # from asyncio, which then complains on the terminal.
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, number)
 
 
 def _dies_with(parent: int) -> Callable[[], None] | None:
