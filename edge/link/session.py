@@ -18,9 +18,9 @@ from edge.link.messages import Alarm, Document, Offline, Reason, Reply, RunStatu
 from edge.link.retained import Retained
 from edge.link.senml import pack
 from edge.link.topics import Topics
-from edge.plan.model import ID, MAX_BYTES
+from edge.plan.model import MAX_BYTES
 from edge.run.actor import Actor
-from edge.run.commands import CommandDesk, Refusal, read_command, unreadable_id
+from edge.run.commands import CommandDesk, Refusal, answer_id, read_command
 from edge.run.intake import Intake
 from edge.run.listener import Listener
 from edge.run.progress import ActiveRun
@@ -39,10 +39,6 @@ COMMAND_BYTES = 64 * 1024
 RESEND_S = 1.0
 
 _encode = msgspec.json.Encoder().encode
-
-
-class _Named(msgspec.Struct):
-    plan_id: str
 
 
 class Session(Listener):
@@ -136,18 +132,14 @@ class Session(Listener):
                 except Exception as error:
                     log.exception("labedge itself failed on a plan")
                     reason = Reason("", f"labedge itself failed on this plan: {error}")
-                    verdict = Verdict(unreadable_id(message.payload), "rejected", [reason])
+                    verdict = Verdict(answer_id(message.payload), "rejected", [reason])
             log.info("plan %s: %s", verdict.plan_id, verdict.verdict)
             self._answer(verdict.plan_id, _encode(verdict), message)
             await self._durably(message.ack)
 
     def _not_checked(self, payload: bytes) -> Verdict:
         reason = Reason("", "plan/check is not built yet in this version; use `labedge plan check`")
-        try:
-            plan_id = msgspec.json.decode(payload, type=_Named).plan_id
-        except (msgspec.DecodeError, RecursionError):
-            plan_id = ""
-        return Verdict(plan_id if ID.match(plan_id) else unreadable_id(payload), "rejected", [reason])
+        return Verdict(answer_id(payload), "rejected", [reason])
 
     def _oversize(self, topic: str, size: int) -> None:
         log.warning("a message of %d bytes on %s was refused; the limit is %d", size, topic, MAX_BYTES)
@@ -159,7 +151,7 @@ class Session(Listener):
         try:
             command = read_command(message.payload)
         except Refusal as error:
-            reply_id = unreadable_id(message.payload)
+            reply_id = answer_id(message.payload)
             self._answer(reply_id, _encode(Reply(reply_id, "refused", [Reason("", str(error))])), message)
             message.ack()
             return

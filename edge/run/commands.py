@@ -94,7 +94,7 @@ def read_command(payload: bytes) -> Command:
     except (msgspec.DecodeError, RecursionError):
         asked = ""
     if asked == "abort":
-        return Command("abort", id=unreadable_id(payload))
+        return Command("abort", id=answer_id(payload))
     raise Refusal(problem)
 
 
@@ -102,9 +102,19 @@ class _Asked(msgspec.Struct):
     command: str
 
 
-def unreadable_id(payload: bytes) -> str:
-    """What a payload without a usable id is answered under."""
-    return f"sha256-{hashlib.sha256(payload).hexdigest()}"
+class _Named(msgspec.Struct):
+    id: str = ""
+    plan_id: str = ""
+
+
+def answer_id(payload: bytes) -> str:
+    """What a flawed payload is answered under: its own id where that can be read, else its SHA-256."""
+    try:
+        named = msgspec.json.decode(payload, type=_Named)
+    except (msgspec.DecodeError, RecursionError):
+        named = _Named()
+    name = named.plan_id or named.id
+    return name if ID.match(name) else f"sha256-{hashlib.sha256(payload).hexdigest()}"
 
 
 class CommandDesk:

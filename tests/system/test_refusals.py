@@ -59,3 +59,11 @@ async def test_garbage_on_the_command_topic_moves_nothing(cell: RunningCell) -> 
         await cell.client.publish(f"{cell.base}/command", payload, qos=1)
     assert (await cell.command("hold"))["result"] == "refused"
     assert cell.of("cell/status")[-1]["state"] == "Idle"
+
+
+async def test_a_flawed_command_is_refused_under_its_own_id(cell: RunningCell) -> None:
+    body = {"command": "hold", "id": "readable-1", "urgency": "high"}
+    await cell.client.publish(f"{cell.base}/command", json.dumps(body), qos=1)
+    reply = await answered(cell, "readable-1")
+    assert reply["result"] == "refused"
+    assert "urgency" in reply["reasons"][0]["message"]
