@@ -121,6 +121,19 @@ async def test_a_device_with_another_serial_number_is_refused() -> None:
         assert await rig.job("work") == "work"
 
 
+async def test_a_twin_is_refused_while_a_run_is_under_way() -> None:
+    rig = Rig()
+    rig.actor.held_to = Identity("Bot", "9999", "1")
+    async with running(rig):
+        await until(lambda: rig.actor.state == "refused")
+        with pytest.raises(NotConnected, match=r"SN 1234.*the run that is under way began with .*SN 9999"):
+            await rig.job("work")
+        assert {"read", "prepare", "work"}.isdisjoint(rig.device.log), "nothing else is asked of a twin"
+        rig.actor.held_to = None
+        await until(lambda: rig.actor.state == "ready")
+        assert await rig.job("work") == "work"
+
+
 @pytest.mark.parametrize(
     ("wanted", "identity", "same"),
     [
